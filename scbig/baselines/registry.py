@@ -1,0 +1,60 @@
+"""The baselines by name, and all of them at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from anndata import AnnData
+
+from scbig.baselines import additive, condition_mean, control, linear, low_rank, mean
+from scbig.baselines.base import Model, Skipped, TrainingData, as_effects
+from scbig.errors import InputError, some
+
+__all__ = ["REGISTRY", "fit", "predictions"]
+
+REGISTRY: dict[str, Callable[..., Model]] = {
+    "control": control.fit,
+    "mean": mean.fit,
+    "condition_mean": condition_mean.fit,
+    "additive": additive.fit,
+    "low_rank": low_rank.fit,
+    "linear": linear.fit,
+}
+
+
+def fit(name: str, data: TrainingData, **options: object) -> Model:
+    """Fits one baseline by name.
+
+    Raises:
+        InputError: a name that is not in the registry.
+    """
+    if name not in REGISTRY:
+        raise InputError(f"no baseline '{name}'; there are: {some(REGISTRY)}")
+    return REGISTRY[name](data, **options)
+
+
+def predictions(
+    names: Sequence[str],
+    data: TrainingData,
+    conditions: Sequence[str],
+    contexts: Sequence[str] | None = None,
+    options: Mapping[str, Mapping[str, object]] | None = None,
+) -> tuple[dict[str, AnnData], dict[str, list[Skipped]], dict[str, tuple[str, ...]]]:
+    """Fits baselines and predicts the conditions as effects.
+
+    Args:
+        names: which baselines.
+        data: what they are fitted on.
+        conditions: what to predict.
+        contexts: one per condition.
+        options: keyword arguments of ``fit`` by baseline.
+
+    Returns:
+        Effects by baseline, what each could not predict and why, and the notes of each fit.
+    """
+    effects, skipped, notes = {}, {}, {}
+    for name in names:
+        model = fit(name, data, **(options or {}).get(name, {}))
+        effects[name], skipped[name] = as_effects(model, conditions, contexts)
+        notes[name] = model.notes
+    return effects, skipped, notes

@@ -1,0 +1,119 @@
+"""The command ``scbig``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from scbig import __version__
+from scbig.errors import InputError
+
+__all__ = ["main"]
+
+_STAGES = {
+    "prepare": "read, check, split and normalise the screen",
+    "cluster": "group genes into balanced modules",
+    "pretrain": "train the autoencoder",
+    "train": "train the flow",
+    "report": "write report.html",
+}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="scbig", description="Predict the cells that a perturbation would give, and judge predictions."
+    )
+    parser.add_argument("--version", action="version", version=f"scbig {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+
+    def add(name: str, text: str, run: bool = True) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        if run:
+            command.add_argument("--config", metavar="FILE", help="a file of configs/; kept with the run afterwards")
+            command.add_argument("--workdir", metavar="DIR", required=True, help="the run directory")
+            command.add_argument("--force", action="store_true", help="run again, and forget what depended on it")
+            command.epilog = "--config.GROUP.FIELD=VALUE changes any setting."
+        return command
+
+    add("run", "all stages, skipping what is done")
+    for name, text in _STAGES.items():
+        add(name, text)
+
+    sample = add("sample", "sample cells of the test conditions, or of --conditions", run=False)
+    sample.add_argument("--config", metavar="FILE", help=argparse.SUPPRESS)
+    sample.add_argument(
+        "--workdir", metavar="DIR", required=True, action="append", help="repeat for runs of other seeds"
+    )
+    sample.add_argument("--conditions", metavar="A,B+C", help="any perturbations that an embedding knows")
+    sample.add_argument("--n-cells", type=int, default=500, metavar="N", help="per condition (500)")
+    sample.add_argument("--context", metavar="NAME", help="cell line or cell type, where there are several")
+    sample.add_argument("--dose", type=float, default=0.0, help="of drugs")
+    sample.add_argument("--guidance", type=float, metavar="X", help="above 1 overstates the condition")
+    sample.add_argument("--seed", type=int, metavar="N", help="of the control cells drawn")
+    sample.add_argument("--out", metavar="FILE", help="the .h5ad to write, with --conditions")
+    sample.add_argument("--force", action="store_true", help="replace what is there")
+
+    evaluate = add("evaluate", "score a run, or any --predictions, against baselines", run=False)
+    evaluate.add_argument("--config", metavar="FILE", help=argparse.SUPPRESS)
+    evaluate.add_argument("--workdir", metavar="DIR", help="the run directory")
+    evaluate.add_argument(
+        "--predictions", metavar="FILE", action="append", help="[NAME=]FILE.h5ad of any tool; repeats"
+    )
+    evaluate.add_argument("--data", metavar="FILE", help="the screen, with --predictions")
+    evaluate.add_argument("--split", metavar="FILE", help="the split file, with --predictions")
+    evaluate.add_argument("--out", metavar="DIR", help="where scores and report go, with --predictions")
+    evaluate.add_argument("--force", action="store_true", help="score again")
+
+    demo = add("demo", "the whole path on a simulated screen", run=False)
+    demo.add_argument("--workdir", metavar="DIR", default="runs/demo", help="the run directory (runs/demo)")
+    demo.add_argument("--force", action="store_true", help="start over")
+
+    simulate = add("simulate", "make a screen with known truth, with priors to match", run=False)
+    simulate.add_argument("--out", metavar="DIR", required=True)
+    simulate.add_argument("--preset", choices=("demo", "benchmark"), default="demo", help="size (demo)")
+    simulate.add_argument("--effects", metavar="FILE", help="draw cells around this table of effects instead")
+    simulate.add_argument("--n-cells", type=int, metavar="N", help="cells in all")
+    simulate.add_argument("--seed", type=int, default=0)
+
+    fetch = add("fetch", "download a public screen by name", run=False)
+    fetch.add_argument("name", nargs="?", help="without it, the names are listed")
+    fetch.add_argument("--cache", metavar="DIR", help="where to keep it")
+    return parser
+
+
+def _settings_from(rest: Sequence[str], parser: argparse.ArgumentParser) -> list[str]:
+    """The ``--config.group.field=value`` arguments; anything else that is left over is refused."""
+    for argument in rest:
+        if not argument.startswith("--config."):
+            parser.error(f"unrecognized argument {argument}")
+    return [argument.removeprefix("--config.") for argument in rest]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command.
+
+    Returns:
+        0; or 2 for a mistake in the input or the settings, which is told in one line.
+    """
+    parser = _parser()
+    known, rest = parser.parse_known_args(arguments)
+    changes = _settings_from(rest, parser)
+    try:
+        # Here, because JAX and AnnData take a second to import and --help should not wait for them.
+        from scbig import commands
+
+        commands.dispatch(known, changes)
+    except InputError as mistake:
+        print(f"error: {mistake}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\ninterrupted; run the same command again to continue", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        return 0
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,156 @@
+"""What each command of the shell does: it finds the settings, calls the library and says where things are."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from scbig import config as configuration
+from scbig import predict, stages
+from scbig.console import say
+from scbig.errors import InputError
+from scbig.run import Run
+
+__all__ = ["dispatch"]
+
+
+def dispatch(given: Namespace, changes: list[str]) -> None:
+    """Runs the command that was parsed, with ``changes`` to the settings such as ``["flow.steps=100"]``."""
+    if given.command in _OTHERS:
+        _OTHERS[given.command](given, changes)
+    elif given.command == "run":
+        _finish(stages.execute(given.workdir, _settings(given, changes), force=given.force))
+    else:
+        stages.execute(given.workdir, _settings(given, changes), (given.command,), given.force)
+
+
+def _settings(given: Namespace, changes: list[str]) -> ConfigDict:
+    """The file given, else the settings kept with the run, else the defaults; changed as asked."""
+    kept = Path(given.workdir, "config.json")
+    if given.config:
+        settings = configuration.load(given.config)
+    elif kept.exists():
+        settings = configuration.read_json(kept)
+    else:
+        settings = configuration.default()
+    return configuration.override(settings, changes)
+
+
+def _finish(run: Run) -> None:
+    """Where everything is, and the table."""
+    from scbig import evaluation
+    from scbig.console import table
+
+    say("")
+    table(evaluation.console_table(evaluation.load(run.path("evaluation"))))
+    say("")
+    say(f"report   {run.path('report.html')}")
+    say(f"cells    {run.path('predictions/test.h5ad')}")
+    say(f"scores   {run.path('evaluation/per_condition.csv')}")
+
+
+def _sample(given: Namespace, changes: list[str]) -> None:
+    if given.conditions is None:
+        if len(given.workdir) > 1:
+            raise InputError("the stage sample works in one --workdir; several are for --conditions")
+        given.workdir = given.workdir[0]
+        stages.execute(given.workdir, _settings(given, changes), ("sample",), given.force)
+        return
+    if changes:
+        raise InputError(f"--config.{changes[0]} does not apply: a trained run is sampled as it is")
+    if not given.out:
+        raise InputError("where should the cells go? give --out FILE.h5ad")
+    if Path(given.out).suffix != ".h5ad":
+        raise InputError(f"--out {given.out} must end in .h5ad")
+    if Path(given.out).exists() and not given.force:
+        raise InputError(f"{given.out} exists; choose another --out or replace it with --force")
+    names = [name.strip() for name in given.conditions.split(",") if name.strip()]
+    cells = predict.load(given.workdir).sample(
+        names, given.n_cells, context=given.context, dose=given.dose, seed=given.seed, guidance=given.guidance
+    )
+    stages.write_cells(cells, given.out)
+    say(f"{cells.n_obs:,} cells of {len(names)} conditions × {cells.n_vars:,} genes in {given.out}")
+
+
+def _evaluate(given: Namespace, changes: list[str]) -> None:
+    from scbig.console import table
+
+    if not given.predictions:
+        if not given.workdir:
+            raise InputError("evaluate what? give --workdir of a run, or --predictions with --data, --split and --out")
+        _finish(stages.execute(given.workdir, _settings(given, changes), ("evaluate", "report"), given.force))
+        return
+    missing = [name for name in ("data", "split", "out") if not getattr(given, name)]
+    if missing:
+        raise InputError(f"--predictions needs --{missing[0]} as well")
+    if Path(given.out, "summary.json").exists() and not given.force:
+        raise InputError(f"{given.out} holds an evaluation; choose another --out or replace it with --force")
+    settings = configuration.load(given.config) if given.config else configuration.default()
+    rows = stages.judge(
+        given.predictions, given.data, given.split, given.out, configuration.override(settings, changes)
+    )
+    table(rows)
+    say(f"report   {Path(given.out, 'report.html')}")
+
+
+def _demo(given: Namespace, changes: list[str]) -> None:
+    from scbig.data.simulate import SimConfig, save, simulate
+
+    settings = configuration.override(configuration.demo(given.workdir), changes)
+    screen = Path(given.workdir, "simulated")
+    if not screen.exists():
+        say("simulate: a screen with known truth")
+        save(simulate(SimConfig.demo(settings.seed)), screen)
+    if given.force:
+        Run(given.workdir).forget("prepare")
+    run = stages.execute(given.workdir, settings)
+    _finish(run)
+
+
+def _simulate(given: Namespace, changes: list[str]) -> None:
+    from dataclasses import replace
+
+    from scbig.data.simulate import SimConfig, save, simulate
+
+    if changes:
+        raise InputError(f"--config.{changes[0]} does not apply to simulate; see --preset, --n-cells and --seed")
+    if given.effects:
+        from scbig import data
+        from scbig.data.simulate_effects import simulate_from_effects
+
+        target = Path(given.out, "screen.h5ad")
+        if target.exists():
+            raise InputError(f"{target} exists; choose another --out")
+        cells = simulate_from_effects(data.effects_table(given.effects), given.n_cells or 20_000, given.seed)
+        stages.write_cells(cells, target)
+        say(f"{cells.n_obs:,} simulated cells around the effects of {given.effects} in {target}")
+        return
+    config = getattr(SimConfig, given.preset)(given.seed)
+    if given.n_cells:
+        config = replace(config, n_cells=given.n_cells)
+    folder = save(simulate(config), given.out)
+    say(f"screen   {folder}/screen.h5ad\npriors   {folder}/priors\ntruth    {folder}/truth.h5ad")
+
+
+def _fetch(given: Namespace, changes: list[str]) -> None:
+    from scbig.data import public
+
+    if changes:
+        raise InputError(f"--config.{changes[0]} does not apply to fetch")
+    if given.name is None:
+        for name in public.names():
+            say(public.describe(name))
+        return
+    path = public.fetch(given.name, given.cache)
+    say(f"{path}")
+
+
+_OTHERS = {
+    "sample": _sample,
+    "evaluate": _evaluate,
+    "demo": _demo,
+    "simulate": _simulate,
+    "fetch": _fetch,
+}

@@ -1,0 +1,1 @@
+"""The inner parts of the Perturb-seq simulator; its public face is ``scbig.data.simulate``."""

@@ -1,0 +1,90 @@
+"""Which control each perturbed cell is paired with, within one condition (design 4.3)."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from scbig import ot
+from scbig.rng import generator
+
+__all__ = ["COUPLINGS", "couple", "precompute"]
+
+COUPLINGS = ("independent", "sinkhorn", "exact", "precomputed")
+_ITERATIONS = 50
+
+
+def couple(
+    key: jax.Array,
+    z0: Float[Array, "conditions cells latent"],
+    z1: Float[Array, "conditions cells latent"],
+    kind: str,
+    epsilon: float = 0.05,
+) -> tuple[Int[Array, "conditions cells"], Float[Array, ""]]:
+    """For each control the place of its partner among the perturbed cells of the same condition.
+
+    Args:
+        key: draws partners from the transport plan.
+        z0: controls.
+        z1: perturbed cells.
+        kind: ``independent`` (and ``precomputed``, which was paired before) keeps the order; ``sinkhorn`` draws from the
+            entropic plan of squared distances; ``exact`` solves the assignment on the host.
+        epsilon: regularisation as a share of the mean cost.
+
+    Returns:
+        The partners, and the mean row perplexity of the plan: the number of partners that a control effectively
+        chooses among (1 for a permutation, the number of cells for the independent coupling).
+    """
+    n_conditions, n_cells = z0.shape[:2]
+    if kind in ("independent", "precomputed"):
+        order = jnp.broadcast_to(jnp.arange(n_cells, dtype=jnp.int32), (n_conditions, n_cells))
+        return order, jnp.asarray(float(n_cells))
+    cost = jax.vmap(ot.squared_distances)(z0, z1)
+    if kind == "exact":
+        shape = jax.ShapeDtypeStruct((n_conditions, n_cells), jnp.int32)
+        return jax.pure_callback(_assign, shape, cost), jnp.asarray(1.0)
+    if kind == "sinkhorn":
+        scale = epsilon * jnp.mean(cost, axis=(1, 2))
+        plan = jax.vmap(lambda c, e: ot.plan(c, ot.sinkhorn(c, e, iterations=_ITERATIONS), e))(cost, scale)
+        partners = jax.vmap(ot.match)(jax.random.split(key, n_conditions), plan)
+        return partners, jnp.mean(jax.vmap(ot.perplexity)(plan))
+    raise ValueError(f"no coupling called {kind!r}: {', '.join(COUPLINGS)}")
+
+
+def _assign(cost):
+    return np.stack([ot.assignment(np.asarray(each)) for each in cost]).astype(np.int32)
+
+
+def precompute(
+    z0: Float[np.ndarray, "controls latent"],
+    z1: Float[np.ndarray, "cells latent"],
+    seed: int,
+    epsilon: float = 0.05,
+    draws: int = 16,
+    most: int = 2048,
+) -> tuple[Int[np.ndarray, "cells draws"], float]:
+    """For each perturbed cell ``draws`` controls from one entropic plan over all cells of the condition.
+
+    Args:
+        z0: the controls of the condition's context.
+        z1: all training cells of the condition.
+        seed: draws partners, and the controls that are used where there are more than ``most``.
+        epsilon: regularisation as a share of the mean cost.
+        draws: partners kept per cell.
+        most: controls that enter the plan at the most.
+
+    Returns:
+        Indices into ``z0``, and the mean perplexity of a perturbed cell's choice.
+    """
+    rng = generator(seed, "precomputed coupling")
+    pool = np.arange(len(z0)) if len(z0) <= most else np.sort(rng.choice(len(z0), most, replace=False))
+    cost = ot.squared_distances(jnp.asarray(z1), jnp.asarray(z0[pool]))
+    scale = epsilon * jnp.mean(cost)
+    plan = ot.plan(cost, ot.sinkhorn(cost, scale, iterations=200), scale)
+    perplexity = float(ot.perplexity(plan))
+    rows = np.cumsum(np.asarray(plan, np.float64), axis=1)
+    rows /= rows[:, -1:]
+    drawn = np.stack([np.searchsorted(row, rng.random(draws), side="right") for row in rows])
+    return pool[np.minimum(drawn, len(pool) - 1)].astype(np.int32), perplexity

@@ -1,0 +1,8 @@
+"""Gene-Relation Clustering: genes to balanced modules, the baselines it is compared with, and an audit."""
+
+from scbig.modules.audit import audit
+from scbig.modules.baselines import balanced_kmeans, kmeans, random, soft_top2
+from scbig.modules.clustering import cluster
+from scbig.modules.module import Modules
+
+__all__ = ["Modules", "audit", "balanced_kmeans", "cluster", "kmeans", "random", "soft_top2"]

@@ -1,0 +1,199 @@
+"""The Gene-Cluster-Aware Encoder: an autoencoder whose tokens are the gene modules (design 4.2, paper Eqs. 2-5)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from scbig.nn.attention import InducedBlock, TransformerBlock
+
+__all__ = ["GCAE", "Buffer", "GCAEConfig", "ModuleLayout"]
+
+
+class Buffer(nnx.Variable):
+    """An array that belongs to the network but is not trained."""
+
+
+@dataclass(frozen=True)
+class GCAEConfig:
+    """The autoencoder's architecture."""
+
+    width: int = 256  # D
+    depth: int = 3  # L, blocks in the encoder and again in the decoder
+    heads: int = 8
+    inducing: int = 8  # M, learnable points per block
+    latent: int = 50  # Z
+    mlp_ratio: int = 2
+    dropout: float = 0.1
+    encoder: str = "induced"  # induced | transformer | mlp
+    decoder: str = "induced"  # induced | transformer | mlp
+    readout: str = "mean"  # mean (the paper's) | concat
+    shared_projection: bool = False  # one projection for all modules, as the authors' code has it
+
+
+@dataclass(frozen=True)
+class ModuleLayout:
+    """Where each module's genes stand in the panel, padded to the largest module.
+
+    Attributes:
+        index: positions in the gene panel, ``[modules, slots]``; 0 where padded.
+        mask: which slots hold a gene, ``[modules, slots]``. Every gene stands in exactly one slot.
+    """
+
+    index: Int[np.ndarray, "modules slots"]
+    mask: Bool[np.ndarray, "modules slots"]
+
+    @property
+    def n_genes(self) -> int:
+        """Genes in the panel."""
+        return int(self.mask.sum())
+
+    @property
+    def slot_of_gene(self) -> Int[np.ndarray, " genes"]:
+        """The flat slot in which each gene stands."""
+        slots = np.empty(self.n_genes, np.int32)
+        slots[self.index[self.mask]] = np.flatnonzero(self.mask.ravel())
+        return slots
+
+
+def _blocks(kind: str, config: GCAEConfig, rngs: nnx.Rngs):
+    if kind == "induced":
+        make = lambda: InducedBlock(  # noqa: E731
+            config.width, config.heads, config.inducing, config.mlp_ratio, config.dropout, rngs=rngs
+        )
+    elif kind == "transformer":
+        make = lambda: TransformerBlock(config.width, config.heads, config.mlp_ratio, config.dropout, rngs=rngs)  # noqa: E731
+    else:
+        raise ValueError(f"no blocks called {kind!r}: induced, transformer or mlp")
+    return nnx.List([make() for _ in range(config.depth)])
+
+
+class _ModulePrior(nnx.Module):
+    """What is known of each module before any cell is seen: LayerNorm of the projected mean gene embedding."""
+
+    def __init__(self, dim: int, width: int, *, rngs: nnx.Rngs):
+        self.project = nnx.Linear(dim, width, use_bias=False, rngs=rngs)
+        self.norm = nnx.LayerNorm(width, rngs=rngs)
+
+    def __call__(self, summary, known):
+        # A module without any known gene gets no prior, not the prior of a zero vector.
+        return jnp.where(known[:, None], self.norm(self.project(summary)), 0.0)
+
+
+class GCAE(nnx.Module):
+    """Expression, centred by the training mean, to a latent and back.
+
+    Args:
+        config: the architecture.
+        layout: genes of each module.
+        summary: mean embedding of each module's known genes, ``[modules, dims]``, or None.
+        known: modules with at least one known gene, ``[modules]``, or None.
+        rngs: stream ``params`` for the initial weights.
+    """
+
+    def __init__(
+        self,
+        config: GCAEConfig,
+        layout: ModuleLayout,
+        summary: Float[np.ndarray, "modules dims"] | None = None,
+        known: Bool[np.ndarray, " modules"] | None = None,
+        *,
+        rngs: nnx.Rngs,
+    ):
+        self.config = config
+        n_modules, n_slots = layout.index.shape
+        self.shape = (n_modules, n_slots)
+        self.index = Buffer(jnp.asarray(layout.index, jnp.int32))
+        self.mask = Buffer(jnp.asarray(layout.mask))
+        self.slots = Buffer(jnp.asarray(layout.slot_of_gene, jnp.int32))
+        width, tokens = config.width, 1 if config.shared_projection else n_modules
+        if summary is None:
+            self.encoder_prior = self.decoder_prior = None
+        else:
+            self.summary = Buffer(jnp.asarray(summary, jnp.float32))
+            self.known = Buffer(jnp.asarray(known))
+            self.encoder_prior = _ModulePrior(summary.shape[1], width, rngs=rngs)
+            self.decoder_prior = _ModulePrior(summary.shape[1], width, rngs=rngs)
+
+        lecun = nnx.initializers.lecun_normal(batch_axis=0)
+        if config.encoder == "mlp":
+            self.encoder_in = nnx.Linear(layout.n_genes, 2 * width, rngs=rngs)
+            self.encoder_mid = nnx.Linear(2 * width, width, rngs=rngs)
+            pooled = width
+        else:
+            self.project_in = nnx.Param(lecun(rngs.params(), (tokens, n_slots, width)))
+            self.bias_in = nnx.Param(jnp.zeros((tokens, width)))
+            self.encoder_blocks = _blocks(config.encoder, config, rngs)
+            pooled = {"mean": width, "concat": n_modules * width}[config.readout]
+        self.readout_norm = nnx.LayerNorm(pooled, rngs=rngs)
+        self.readout = nnx.Linear(pooled, config.latent, rngs=rngs)
+
+        if config.decoder == "mlp":
+            self.decoder_in = nnx.Linear(config.latent, width, rngs=rngs)
+            self.decoder_mid = nnx.Linear(width, 2 * width, rngs=rngs)
+            self.decoder_out = nnx.Linear(2 * width, layout.n_genes, rngs=rngs)
+        else:
+            self.expand = nnx.Param(lecun(rngs.params(), (tokens, config.latent, width)))
+            self.module_embedding = nnx.Param(0.02 * jax.random.normal(rngs.params(), (n_modules, width)))
+            self.decoder_blocks = _blocks(config.decoder, config, rngs)
+            self.head_norm = nnx.LayerNorm(width, rngs=rngs)
+            self.project_out = nnx.Param(lecun(rngs.params(), (tokens, width, n_slots)))
+            self.bias_out = nnx.Param(jnp.zeros((n_modules, n_slots)))
+
+    def encode(
+        self, x: Float[Array, "cells genes"], key: jax.Array | None = None
+    ) -> tuple[Float[Array, "cells latent"], list[dict[str, Array]]]:
+        """Latents of centred log-expression, and the attention maps of each block.
+
+        Args:
+            x: log-expression minus the training mean.
+            key: turns dropout on.
+        """
+        if self.config.encoder == "mlp":
+            hidden = nnx.gelu(self.encoder_mid(nnx.gelu(self.encoder_in(x))))
+            return self.readout(self.readout_norm(hidden)), []
+        x_modules = jnp.where(self.mask[...], x[:, self.index[...]], 0.0)
+        tokens = jnp.einsum("bks,ksd->bkd", x_modules, self._per_module(self.project_in)) + self.bias_in[...][None]
+        if self.encoder_prior is not None:
+            tokens = tokens + self.encoder_prior(self.summary[...], self.known[...])[None]
+        tokens, maps, used = self._run(self.encoder_blocks, tokens, key)
+        if self.config.readout == "mean":
+            pooled = jnp.sum(tokens * used[:, :, None], axis=1) / jnp.sum(used)
+        else:
+            pooled = (tokens * used[:, :, None]).reshape(tokens.shape[0], -1)
+        return self.readout(self.readout_norm(pooled)), maps
+
+    def decode(self, z: Float[Array, "cells latent"], key: jax.Array | None = None) -> Float[Array, "cells genes"]:
+        """Centred log-expression of latents; ``key`` turns dropout on."""
+        if self.config.decoder == "mlp":
+            return self.decoder_out(nnx.gelu(self.decoder_mid(nnx.gelu(self.decoder_in(z)))))
+        tokens = jnp.einsum("bz,kzd->bkd", z, self._per_module(self.expand)) + self.module_embedding[...][None]
+        if self.decoder_prior is not None:
+            tokens = tokens + self.decoder_prior(self.summary[...], self.known[...])[None]
+        tokens, _, _ = self._run(self.decoder_blocks, tokens, key)
+        slots = jnp.einsum("bkd,kds->bks", self.head_norm(tokens), self._per_module(self.project_out))
+        slots = slots + self.bias_out[...][None]
+        return slots.reshape(z.shape[0], -1)[:, self.slots[...]]
+
+    def __call__(self, x: Float[Array, "cells genes"], key: jax.Array | None = None) -> Float[Array, "cells genes"]:
+        """The reconstruction of centred log-expression."""
+        keys = (None, None) if key is None else jax.random.split(key)
+        return self.decode(self.encode(x, keys[0])[0], keys[1])
+
+    def _per_module(self, weights):
+        value = weights[...]
+        return jnp.broadcast_to(value, (self.shape[0], *value.shape[1:]))
+
+    def _run(self, blocks, tokens, key):
+        # A module may be empty where clusters are not balanced; its token is then no one's neighbour.
+        used = jnp.any(self.mask[...], axis=1)[None]
+        maps = []
+        for number, block in enumerate(blocks):
+            tokens, found = block(tokens, used, None if key is None else jax.random.fold_in(key, number))
+            maps.append(found)
+        return tokens, maps, used

@@ -1,0 +1,76 @@
+"""The stages that look at the screen and at its genes: prepare and cluster."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import scipy.sparse as sp
+from ml_collections import ConfigDict
+
+from scbig import data, modules, priors
+from scbig.console import say
+from scbig.errors import InputError
+from scbig.files import atomic
+from scbig.run import Run
+from scbig.stages.common import aliases, load_prepared, prior_file, semantic, targets
+
+__all__ = ["cluster", "prepare"]
+
+_BASELINES = {"balanced_kmeans": modules.balanced_kmeans, "kmeans": modules.kmeans, "random": modules.random}
+
+
+def prepare(run: Run, settings: ConfigDict, remarks: dict) -> None:
+    """Reads, checks, splits and normalises the screen."""
+    adata, split = data.prepare(None, settings)
+    with atomic(run.path("prepared.h5ad")) as temporary:
+        adata.write_h5ad(temporary, compression="lzf")
+    split.save(run.path("split.csv"))
+    counts = {part: len(split.conditions(part)) for part in ("train", "val", "test")}
+    cells = dict(zip(*np.unique(split.assign(adata.obs), return_counts=True), strict=True))
+    remarks |= {"cells": adata.n_obs, "genes": adata.n_vars, "conditions": counts}
+    remarks |= {"cells_per_part": {part: int(n) for part, n in cells.items()}}
+    say(
+        f"prepare: {adata.n_obs:,} cells × {adata.n_vars:,} genes; split {split.name}: "
+        + ", ".join(f"{n} {part}" for part, n in counts.items())
+        + " conditions"
+    )
+
+
+def _gene_sets(settings: ConfigDict) -> dict[str, dict[str, tuple[str, ...]]]:
+    names = [settings.priors.pathways, *settings.priors.gene_sets]
+    return {
+        Path(name).name.split("_")[0].split(".")[0]: priors.read_gmt(prior_file(settings, name))
+        for name in names
+        if name
+    }
+
+
+def cluster(run: Run, settings: ConfigDict, remarks: dict) -> None:
+    """Groups the genes into modules and audits them."""
+    adata, _, part = load_prepared(run)
+    genes, c = list(adata.var_names), settings.modules
+    vectors, mask = semantic(settings, adata, part, remarks)
+    network = sp.csr_matrix((len(genes), len(genes)), dtype=np.float32)
+    if settings.priors.ppi:
+        info = prior_file(settings, settings.priors.ppi_info) if settings.priors.ppi_info else None
+        ppi = priors.read_ppi(prior_file(settings, settings.priors.ppi), settings.priors.ppi_min_score, info)
+        found = priors.adjacency(ppi, genes, aliases(settings), targets(adata))
+        network = found.matrix
+        remarks["coverage"].append(found.coverage.to_dict())
+        say(f"cluster: {found.coverage.line()}")
+    if c.method == "grc":
+        result = modules.cluster(
+            vectors, mask, network, genes, n_modules=c.n_modules, w_sem=c.w_sem, w_ppi=c.w_ppi if network.nnz else 0.0,
+            standardize=c.standardize, epsilon=c.epsilon, max_rounds=c.max_rounds, rounding=c.rounding, seed=settings.seed,
+        )  # fmt: skip
+    elif c.method not in _BASELINES:
+        raise InputError(f"--config.modules.method={c.method}: there are grc, {', '.join(_BASELINES)}")
+    else:
+        result = _BASELINES[c.method](vectors, mask, genes, n_modules=c.n_modules, seed=settings.seed)
+    result.save(run.path("modules.csv"))
+    audit = modules.audit(result, network, _gene_sets(settings), vectors=vectors, mask=mask, seed=settings.seed)
+    with atomic(run.path("audit.json")) as temporary:
+        temporary.write_text(json.dumps(audit, indent=1) + "\n", encoding="utf-8")
+    say(f"cluster: {result.n_modules} modules of {result.sizes.min()}–{result.sizes.max()} genes")

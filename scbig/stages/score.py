@@ -1,0 +1,180 @@
+"""The stages that answer: sample, evaluate and report; and the judging of anyone's predictions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import anndata as ad
+import pandas as pd
+from ml_collections import ConfigDict
+
+from scbig import baselines, data, evaluation, predict, training
+from scbig.console import say
+from scbig.data.conditions import CONTROL, genes_of
+from scbig.data.splits import Split
+from scbig.errors import InputError
+from scbig.files import atomic
+from scbig.run import Run
+from scbig.stages.common import aliases, load_prepared, prior_file
+from scbig.training.vocabulary import IDENTITY, group_cells
+
+__all__ = ["evaluate", "judge", "report", "sample", "write_cells"]
+
+
+def sample(run: Run, settings: ConfigDict, remarks: dict) -> None:
+    """Samples cells of every test condition."""
+    adata, _, part = load_prepared(run)
+    _, groups = group_cells(adata.obs[part == "test"])
+    predictor = predict.load(run.folder)
+    known = [group for group in groups if not predictor.vocabulary.unknown(genes_of(group.condition))]
+    skipped = sorted({group.condition for group in groups} - {group.condition for group in known})
+    if not known:
+        raise InputError(
+            f"no source knows any test condition, such as {groups[0].condition}; see --config.priors.condition"
+        )
+    if skipped:
+        say(f"sample: no embedding for {len(skipped)} test conditions: {', '.join(skipped)}")
+    result = predictor.sample(
+        [group.condition for group in known],
+        settings.sample.n_cells,
+        context=[group.context for group in known],
+    )
+    write_cells(result, run.path("predictions/test.h5ad"))
+    remarks |= {"conditions": len(known), "without_embedding": skipped}
+
+
+def write_cells(cells: ad.AnnData, path: str | Path) -> None:
+    """Writes sampled cells, whole or not at all."""
+    with atomic(path) as temporary:
+        cells.write_h5ad(temporary, compression="lzf")
+
+
+def _embeddings(settings: ConfigDict, perturbations: Sequence[str]) -> dict[str, baselines.Embedding]:
+    """Vectors of the perturbed genes for the linear baseline, by source."""
+    from scbig import priors
+
+    found = {}
+    for name in settings.priors.condition:
+        if name != IDENTITY:
+            each = priors.align(priors.read_embedding(prior_file(settings, name)), perturbations, aliases(settings))
+            found[Path(name).name.split(".")[0]] = baselines.Embedding(each.genes, each.vectors, each.mask)
+    return found
+
+
+def _judged(
+    methods: dict[str, ad.AnnData],
+    adata: ad.AnnData,
+    split: Split,
+    settings: ConfigDict,
+    embeddings: dict[str, baselines.Embedding],
+) -> evaluation.Scores:
+    """The methods beside the baselines of the configuration, on the same cells."""
+    fitted = baselines.training_data(adata, split, embeddings)
+    part = split.assign(adata.obs)
+    tested = (part == "test") & (adata.obs["condition"].astype(str) != CONTROL).to_numpy()
+    pairs = (
+        adata.obs.loc[tested, ["condition", "context"]]
+        .astype(str)
+        .drop_duplicates()
+        .sort_values(["condition", "context"])
+    )
+    names = list(settings.evaluation.baselines)
+    if split.rule == "cells":
+        # Seen conditions: the bar is the condition's own training mean, not a guess from other conditions.
+        names = ["control", "mean", "condition_mean"]
+    options = {"linear": {"embedding": settings.evaluation.embedding}} if settings.evaluation.embedding else {}
+    effects, skipped, _ = baselines.predictions(
+        names, fitted, list(pairs["condition"]), list(pairs["context"]), options
+    )
+    reasons = {(name, s.condition, s.context): s.reason for name, each in skipped.items() for s in each}
+    # A baseline that can predict nothing here has no column, but its reasons are kept.
+    answered = {name: each for name, each in effects.items() if each.n_obs}
+    return evaluation.evaluate(
+        methods | answered, adata, split, n_cells=settings.evaluation.n_cells, seed=settings.seed,
+        shifted=tuple(answered), reasons=reasons,
+    )  # fmt: skip
+
+
+def evaluate(run: Run, settings: ConfigDict, remarks: dict) -> None:
+    """Scores the run's predictions beside the baselines."""
+    adata, split, _ = load_prepared(run)
+    predicted = ad.read_h5ad(run.path("predictions/test.h5ad"))
+    perturbations = sorted({gene for label in adata.obs["condition"].astype(str).unique() for gene in genes_of(label)})
+    scores = _judged({"scBIG": predicted}, adata, split, settings, _embeddings(settings, perturbations))
+    with atomic(run.path("evaluation")) as temporary:
+        temporary.mkdir()
+        evaluation.save(scores, temporary)
+    remarks |= {"pearson_delta": scores.value("scBIG", "pearson_delta")}
+
+
+def report(run: Run, settings: ConfigDict, remarks: dict) -> None:
+    """Writes report.html from what the earlier stages left."""
+    scores = evaluation.load(run.path("evaluation"))
+    stages = run.provenance["stages"]
+    extra: dict[str, object] = {}
+    for stage, column in (("train", "score"), ("pretrain", "score")):
+        lines = [line for line in training.read_metrics(run.folder, stage) if line[column] is not None]
+        if lines:
+            steps = [line["step"] for line in lines]
+            title = "Training of the flow" if stage == "train" else "Training of the autoencoder"
+            label = "distance to held-out cells (relative)" if stage == "train" else "held-out reconstruction error"
+            kept = stages[stage]["remarks"]["best_step"]
+            extra[title] = evaluation.Curves(
+                {"held out": (steps, [line[column] for line in lines])}, y_label=label, mark=kept
+            )
+    audit = json.loads(run.path("audit.json").read_text(encoding="utf-8"))
+    extra["Gene modules"] = _module_summary(audit)
+    coverage = stages["cluster"]["remarks"].get("coverage", [])
+    extra["Priors"] = pd.DataFrame(
+        [{"source": c["source"], "genes found": f"{c['n_found']} of {c['n_genes']}",
+          "perturbed genes found": f"{c['n_targets_found']} of {c['n_targets']}"} for c in coverage]
+    )  # fmt: skip
+    extra["Time"] = {name: f"{stage['seconds']:.0f} s" for name, stage in stages.items()}
+    text = evaluation.render(scores, primary="scBIG", title=f"{settings.name}: predicted perturbations", extra=extra)
+    with atomic(run.path("report.html")) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def _module_summary(audit: dict) -> dict[str, str]:
+    """The audit in a few lines."""
+    sizes = audit["sizes"]
+    lines = {"modules": f"{audit['n_modules']} of {min(sizes)}–{max(sizes)} genes"}
+    if "ppi" in audit:
+        ppi = audit["ppi"]
+        lines["interactions within modules"] = f"{ppi['fold']:.1f} times random modules, z = {ppi['z']:.1f}"
+    return lines
+
+
+def judge(
+    predictions: Sequence[str], data_file: str, split_file: str, out: str, settings: ConfigDict
+) -> list[list[str]]:
+    """Scores predictions of any tool; returns the table for the console.
+
+    Args:
+        predictions: files, each optionally as ``NAME=FILE``.
+        data_file: the screen, prepared or readable with the settings.
+        split_file: a split file.
+        out: where scores and report go.
+        settings: how to read the screen, and which baselines.
+    """
+    d = settings.data
+    given = {
+        name: getattr(d, name) or None
+        for name in ("condition", "separator", "control", "context", "batch", "size_factor")
+    }
+    adata = data.read(data_file, normalized=d.normalized, **given)
+    split = Split.load(split_file)
+    methods = {}
+    for each in predictions:
+        name, equals, file = each.rpartition("=")
+        name = name if equals else Path(file).stem
+        if name in methods:
+            raise InputError(f"two predictions are called {name}; name them with --predictions NAME=FILE")
+        if not Path(file).is_file():
+            raise InputError(f"no file {file}; check --predictions")
+        methods[name] = ad.read_h5ad(file)
+    scores = _judged(methods, adata, split, settings, {})
+    evaluation.write(scores, out)
+    return evaluation.console_table(scores)

@@ -1,0 +1,85 @@
+"""Orbax checkpoints of training states and of finished parameters."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from scbig.errors import InputError
+from scbig.files import atomic
+
+__all__ = ["Checkpoints", "load_params", "save_params"]
+
+
+def _abstract(tree: Any) -> Any:
+    return jax.tree.map(ocp.utils.to_shape_dtype_struct, tree)
+
+
+class Checkpoints:
+    """The checkpoints of one training loop: the newest two whole states, with the loop's own record beside each."""
+
+    def __init__(self, folder: Path, keep: int = 2):
+        self._folder = Path(folder).resolve()
+        self._folder.mkdir(parents=True, exist_ok=True)
+        # A step appears under its name only once it is whole, so a killed save is never restored.
+        self._manager = ocp.CheckpointManager(
+            self._folder,
+            options=ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=False),
+        )
+
+    def save(self, step: int, state: Any, record: dict[str, Any]) -> None:
+        """Writes the state and a JSON record under the step's number."""
+        self._manager.save(
+            step,
+            args=ocp.args.Composite(state=ocp.args.StandardSave(state), record=ocp.args.JsonSave(record)),
+        )
+
+    def restore(self, like: Any) -> tuple[Any, dict[str, Any]] | None:
+        """The newest state and record, or None where there is no checkpoint yet.
+
+        Raises:
+            InputError: where the saved state has other shapes than the configuration asks for.
+        """
+        step = self._manager.latest_step()
+        if step is None:
+            return None
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(_abstract(like)), record=ocp.args.JsonRestore())
+        try:
+            found = self._manager.restore(step, args=args)
+        except (ValueError, KeyError) as problem:
+            raise InputError(
+                f"the checkpoint {self._folder}/{step} does not fit this configuration: "
+                f"{str(problem).splitlines()[0]}; rerun the stage with --force"
+            ) from problem
+        return found["state"], found["record"]
+
+    def close(self) -> None:
+        """Waits for what is being written."""
+        self._manager.close()
+
+
+def save_params(folder: Path, params: Any) -> None:
+    """Writes finished parameters, whole or not at all."""
+    with atomic(folder) as temporary, ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(Path(temporary).resolve(), params)
+
+
+def load_params(folder: Path, like: Any) -> Any:
+    """Reads parameters into the given structure.
+
+    Raises:
+        InputError: where they are absent or belong to another network.
+    """
+    folder = Path(folder).resolve()
+    if not folder.is_dir():
+        raise InputError(f"no trained parameters in {folder}; run the stage that writes them first")
+    with ocp.StandardCheckpointer() as checkpointer:
+        try:
+            return checkpointer.restore(folder, _abstract(like))
+        except (ValueError, KeyError, FileNotFoundError) as problem:
+            raise InputError(
+                f"the parameters in {folder} do not fit this network or are damaged: {str(problem).splitlines()[0]}"
+            ) from problem

@@ -1,0 +1,229 @@
+"""Stage 2: the flow from control to perturbed latents, with the alignment losses in every step's objective."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from scbig import flow, losses, rng
+from scbig.nn.condition import Encoded
+from scbig.nn.velocity import FlowNet
+from scbig.training import loop
+from scbig.training.autoencoder import Autoencoder
+from scbig.training.populations import Populations, Watched, draw
+from scbig.training.state import TrainState, apply_gradients, initial_state, make_optimizer
+
+__all__ = ["Alignment", "FlowConfig", "FlowTask", "sample_latents", "train_flow"]
+
+
+@dataclass(frozen=True)
+class FlowConfig:
+    """How the flow is trained. Noise and epsilon are in units of the standardised latent."""
+
+    steps: int = 5000
+    conditions: int = 32  # conditions in a batch
+    cells: int = 32  # cells of each
+    learning_rate: float = 3e-4
+    schedule: str = "cosine"
+    warmup: int = 200
+    clip: float = 1.0
+    ema: float = 0.999
+    sigma: float = 0.05  # noise on the path
+    time: str = "uniform"  # uniform | logit_normal
+    coupling: str = "sinkhorn"  # independent | sinkhorn | exact | precomputed
+    epsilon: float = 0.05  # of the coupling, as a share of the mean cost
+    lambda_corr: float = 0.1
+    lambda_path: float = 0.1
+    align_conditions: int = 4  # conditions of the batch that enter the alignment losses
+    align_cells: int = 32
+    solver: str = "heun"
+    solver_steps: int = 10
+    evaluate_every: int = 250
+    chunk: int = 50
+    patience: int = 8
+    checkpoint_every: int = 2
+
+
+class Alignment(NamedTuple):
+    """What the alignment losses compare with; a pytree of arrays.
+
+    Attributes:
+        target: shrunk module correlation of each group's reconstructed cells, ``[groups, modules, modules]``.
+        averaging: module-mean weights, ``[modules, genes]``.
+        pathways: row-normalised membership, ``[pathways, genes]``.
+        activity: pathway activity of every cell of ``Populations.z``, ``[cells, pathways]``.
+    """
+
+    target: Float[Array, "groups modules modules"]
+    averaging: Float[Array, "modules genes"]
+    pathways: Float[Array, "pathways genes"]
+    activity: Float[Array, "cells pathways"]
+
+
+class FlowTask(NamedTuple):
+    """Everything that a training step reads; a pytree, passed as an argument so that nothing is baked into the program.
+
+    Attributes:
+        buffers: the network's fixed variables (none today).
+        populations: training cells.
+        auto: the frozen autoencoder.
+        alignment: targets of the alignment losses; None where both weights are zero.
+        watched: held-out cells to stop on.
+        loadings: the evaluation space, ``[genes, dims]``.
+        origin: its origin in expression, ``[genes]``.
+    """
+
+    buffers: Any
+    populations: Populations
+    auto: Autoencoder
+    alignment: Alignment | None
+    watched: Watched
+    loadings: Float[Array, "genes dims"]
+    origin: Float[Array, " genes"]
+
+
+def _alignment_losses(task, config, groups, targets, ẑ1):
+    """Both alignment terms on the first conditions and cells of the batch."""
+    n, m = config.align_conditions, config.align_cells
+    endpoints = ẑ1[:n, :m]
+    decoded = task.auto.decode(endpoints.reshape(-1, endpoints.shape[-1]))
+    decoded = decoded.reshape(*endpoints.shape[:2], -1)
+    align = task.alignment
+    corr = path = jnp.zeros(())
+    if config.lambda_corr:
+        target = align.target[groups[:n]]
+        corr = jnp.mean(jax.vmap(losses.cluster_correlation, (0, 0, None))(decoded, target, align.averaging))
+    if config.lambda_path:
+        real = align.activity[targets[:n, :m]]
+        path = jnp.mean(jax.vmap(losses.pathway_transport, (0, 0, None))(decoded, real, align.pathways))
+    return corr, path
+
+
+def _objective(params, graph, task, config, seed, step):
+    """The full objective of one step: flow matching plus the two alignment terms (design 4.4)."""
+    network: FlowNet = nnx.merge(graph, params, task.buffers)
+    batch_key, couple_key, time_key, noise_key, encoder_key, dropout_key = (
+        rng.key(seed, f"flow {purpose}", step) for purpose in ("batch", "couple", "time", "noise", "encoder", "dropout")
+    )
+    groups, sources, targets = draw(batch_key, task.populations, config.conditions, config.cells, config.coupling)
+    z0, z1 = task.populations.z[sources], task.populations.z[targets]
+    partners, perplexity = flow.couple(couple_key, z0, z1, config.coupling, config.epsilon)
+    targets = jnp.take_along_axis(targets, partners, axis=1)
+    z1 = jnp.take_along_axis(z1, partners[..., None], axis=1)
+    t = flow.sample_time(time_key, z0.shape[:2], config.time)
+    z_t, u = flow.interpolate(z0, z1, t[..., None], jax.random.normal(noise_key, z0.shape), config.sigma)
+    condition = network.encode(task.populations.conditions.take(groups), encoder_key)
+    v = network.velocity(z_t, t, condition, dropout_key)
+    loss = matching = jnp.mean(jnp.square(v - u))
+    metrics = {"flow": matching, "perplexity": perplexity}
+    if config.lambda_corr or config.lambda_path:
+        ẑ1 = flow.endpoint(z_t, t[..., None], v)
+        corr, path = _alignment_losses(task, config, groups, targets, ẑ1)
+        loss = matching + config.lambda_corr * corr + config.lambda_path * path
+        metrics |= {"corr": corr, "path": path}
+    return loss, metrics | {"loss": loss}
+
+
+@partial(jax.jit, static_argnames=("graph", "optimizer", "config", "seed"), donate_argnames="state")
+def _advance(state, task, *, graph, optimizer, config, seed):
+    def body(carry, _):
+        gradient = jax.grad(_objective, has_aux=True)
+        gradients, metrics = gradient(carry.params, graph, task, config, seed, carry.step)
+        metrics["gradient_norm"] = jnp.sqrt(sum(jnp.sum(jnp.square(g)) for g in jax.tree.leaves(gradients)))
+        return apply_gradients(carry, gradients, optimizer, config.ema), metrics
+
+    state, metrics = jax.lax.scan(body, state, length=config.chunk)
+    return state, jax.tree.map(jnp.mean, metrics)
+
+
+def sample_latents(
+    network: FlowNet,
+    condition: Encoded,
+    z0: Float[Array, "conditions cells latent"],
+    steps: int,
+    solver: str,
+    guidance: float = 1.0,
+) -> Float[Array, "conditions cells latent"]:
+    """Carries control latents to each condition, whose encoding is computed once."""
+
+    def velocity(z, t):
+        return network.guided(z, jnp.broadcast_to(t, (z.shape[0], 1)), condition, guidance)
+
+    return flow.integrate(velocity, z0, steps, solver)
+
+
+@partial(jax.jit, static_argnames=("graph", "config"))
+def _held_out_distance(params, task, *, graph, config):
+    """Distance of sampled to held-out cells as a share of control's, over the watched groups, and agreement of effects."""
+    network = nnx.merge(graph, params, task.buffers)
+    watched = task.watched
+    condition = network.encode(watched.conditions)
+    z1 = sample_latents(network, condition, watched.z0, config.solver_steps, config.solver)
+    decoded = jax.lax.map(task.auto.decode, z1)
+    predicted = (decoded - task.origin[None, None]) @ task.loadings
+    weight = watched.real_weight
+    distance = jax.vmap(lambda x, y, w: losses.energy_distance(x, y, None, w))
+    ours, controls = (
+        distance(predicted, watched.real, weight),
+        distance(watched.control, watched.real, weight),
+    )
+    share = jnp.sum(weight, 1, keepdims=True)
+    real_mean = jnp.sum(watched.real * weight[..., None], 1) / share
+    base = jnp.mean(watched.control, 1)
+    cosine = _cosine(jnp.mean(predicted, 1) - base, real_mean - base)
+    # The floor keeps conditions that hardly differ from control from ruling the score by their noise.
+    relative = ours / (jnp.maximum(controls, 0.0) + jnp.mean(jnp.maximum(controls, 0.0)))
+    metrics = {"e_distance": ours @ watched.share, "effect_cosine": cosine @ watched.share}
+    metrics["e_distance_share"] = (ours @ watched.share) / (controls @ watched.share)
+    return relative @ watched.share, metrics
+
+
+def _cosine(x, y):
+    scale = jnp.linalg.norm(x, axis=-1) * jnp.linalg.norm(y, axis=-1)
+    return jnp.sum(x * y, axis=-1) / jnp.maximum(scale, 1e-12)
+
+
+def train_flow(
+    network: FlowNet, task: FlowTask, config: FlowConfig, seed: int, folder: Path, log_folder: Path
+) -> TrainState:
+    """Trains until the distribution of cells sampled for the training conditions stops coming closer to held-out ones.
+
+    The loss goes on falling long after that on small screens, so it does not decide.
+
+    Args:
+        network: the untrained network.
+        task: what the steps read; ``task.buffers`` is set here.
+        config: the training's settings.
+        seed: the run's seed.
+        folder: for checkpoints.
+        log_folder: the run directory.
+    """
+    graph, params, buffers = nnx.split(network, nnx.Param, ...)
+    task = task._replace(buffers=buffers)
+    every = -(-config.evaluate_every // config.chunk) * config.chunk
+    total = max(1, -(-config.steps // every)) * every
+    config = replace(
+        config,
+        conditions=min(config.conditions, max(task.populations.start.shape[0], 1)),
+        align_conditions=min(config.align_conditions, config.conditions, task.populations.start.shape[0]),
+        align_cells=min(config.align_cells, config.cells),
+    )
+    optimizer = make_optimizer(
+        config.learning_rate, total, min(config.warmup, total // 10), config.schedule, config.clip
+    )
+
+    def advance(state):
+        return _advance(state, task, graph=graph, optimizer=optimizer, config=config, seed=seed)
+
+    def evaluate(params):
+        return _held_out_distance(params, task, graph=graph, config=config)
+
+    schedule = loop.LoopConfig(total, config.chunk, every, config.patience, config.checkpoint_every)
+    return loop.run("train", initial_state(params, optimizer), advance, evaluate, schedule, folder, log_folder)

@@ -1,0 +1,245 @@
+"""Stage 2's data on the device: latents sorted by group, with offsets, so that a step draws its batch by itself."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+from jaxtyping import Array, Bool, Float, Int
+
+from scbig import flow
+from scbig.data.conditions import CONTROL
+from scbig.errors import InputError, some
+from scbig.nn.condition import Conditions
+from scbig.rng import generator
+from scbig.training.vocabulary import Group
+
+__all__ = ["Populations", "Watched", "build", "draw", "watch"]
+
+
+class Populations(NamedTuple):
+    """Training cells of every group (a condition in a context); a pytree of arrays.
+
+    Attributes:
+        z: latents of all cells given, ``[cells, latent]``.
+        targets: places in ``z`` of the training cells, group after group, ``[targets]``.
+        start: where each group begins in ``targets``, ``[groups]``.
+        count: how many cells it has, ``[groups]``.
+        controls: places in ``z`` of the training controls, pool after pool, ``[controls]``.
+        pool_start: where the pool of each target's context (and batch) begins in ``controls``, ``[targets]``.
+        pool_count: how many controls that pool has, ``[targets]``.
+        pairs: precomputed partners among ``z`` of each target, ``[targets, draws]``; one column of zeros where the
+            coupling is not precomputed.
+        conditions: what the encoder is told about each group.
+    """
+
+    z: Float[Array, "cells latent"]
+    targets: Int[Array, " targets"]
+    start: Int[Array, " groups"]
+    count: Int[Array, " groups"]
+    controls: Int[Array, " controls"]
+    pool_start: Int[Array, " targets"]
+    pool_count: Int[Array, " targets"]
+    pairs: Int[Array, "targets draws"]
+    conditions: Conditions
+
+
+class Watched(NamedTuple):
+    """Held-out cells of trained and of validation groups, to stop on their distribution; padded to one size.
+
+    Attributes:
+        z0: latents of held-out controls, ``[groups, cells, latent]``.
+        real: held-out perturbed cells in the evaluation space, ``[groups, cells, dims]``.
+        real_weight: 1 for a cell, 0 for padding, ``[groups, cells]``.
+        control: held-out controls in the evaluation space, ``[groups, cells, dims]``.
+        conditions: what the encoder is told about each group.
+        share: weight of each group in the score, ``[groups]``; adds up to one.
+    """
+
+    z0: Float[Array, "groups cells latent"]
+    real: Float[Array, "groups cells dims"]
+    real_weight: Float[Array, "groups cells"]
+    control: Float[Array, "groups cells dims"]
+    conditions: Conditions
+    share: Float[Array, " groups"]
+
+
+def _pools(obs: pd.DataFrame, by_batch: bool) -> np.ndarray:
+    """The name of the control pool that each cell draws from."""
+    context = obs["context"].astype(str)
+    return (context + "\x1f" + obs["batch"].astype(str) if by_batch else context).to_numpy()
+
+
+def build(
+    z: Float[np.ndarray, "cells latent"],
+    obs: pd.DataFrame,
+    train: Bool[np.ndarray, " cells"],
+    number: Int[np.ndarray, " cells"],
+    groups: list[Group],
+    conditions: Conditions,
+    *,
+    by_batch: bool,
+    coupling: str,
+    epsilon: float,
+    seed: int,
+) -> tuple[Populations, dict[str, float]]:
+    """Sorts the training cells into groups and finds the control pool of each.
+
+    Args:
+        z: latents of all cells.
+        obs: their ``condition``, ``context`` and ``batch``.
+        train: cells that may be learned from.
+        number: the group of every cell, −1 for controls and what is not to be learned.
+        groups: the groups, in the order of ``conditions``.
+        conditions: what the encoder is told about each group.
+        by_batch: match controls on the batch as well as on the context.
+        coupling: ``precomputed`` pairs all cells of each group here, once.
+        epsilon: its regularisation, as a share of the mean cost.
+        seed: the run's seed.
+
+    Returns:
+        The populations, and the mean perplexity of the precomputed plans (empty otherwise).
+
+    Raises:
+        InputError: where a group has no training cells or no controls.
+    """
+    pools = _pools(obs, by_batch)
+    is_control = train & (obs["condition"].astype(str) == CONTROL).to_numpy()
+    controls, begin, size = [], {}, {}
+    for name in pd.unique(pools[is_control]):
+        members = np.flatnonzero(is_control & (pools == name))
+        begin[name], size[name] = sum(map(len, controls)), len(members)
+        controls.append(members)
+    chosen = np.flatnonzero(train & (number >= 0))
+    order = chosen[np.argsort(number[chosen], kind="stable")]
+    count = np.bincount(number[order], minlength=len(groups))
+    if (count == 0).any():
+        raise InputError(f"no training cells for {some(groups[i][0] for i in np.flatnonzero(count == 0))}")
+    orphans = sorted({name for name in pools[order] if name not in begin})
+    if orphans:
+        where = some(name.replace("\x1f", " / ") for name in orphans)
+        raise InputError(
+            f"no training controls in {where}; match on the context alone with --config.flow.match_batch=False"
+        )
+    start = np.concatenate([[0], np.cumsum(count)[:-1]])
+    pairs, report = np.zeros((len(order), 1), np.int32), {}
+    if coupling == "precomputed":
+        pairs, report = _pair(z, order, pools, begin, size, np.concatenate(controls), start, count, seed, epsilon)
+    return Populations(
+        z=jnp.asarray(z),
+        targets=jnp.asarray(order, jnp.int32),
+        start=jnp.asarray(start, jnp.int32),
+        count=jnp.asarray(count, jnp.int32),
+        controls=jnp.asarray(np.concatenate(controls), jnp.int32),
+        pool_start=jnp.asarray([begin[name] for name in pools[order]], jnp.int32),
+        pool_count=jnp.asarray([size[name] for name in pools[order]], jnp.int32),
+        pairs=jnp.asarray(pairs),
+        conditions=conditions,
+    ), report
+
+
+def _pair(z, order, pools, begin, size, controls, start, count, seed, epsilon):
+    """Partners of every target: one entropic plan per group and pool."""
+    draws, found, perplexities = 16, np.empty((len(order), 16), np.int32), []
+    for number, (first, length) in enumerate(zip(start, count, strict=True)):
+        members = np.arange(first, first + length)
+        for name in pd.unique(pools[order[members]]):
+            inside = members[pools[order[members]] == name]
+            pool = controls[begin[name] : begin[name] + size[name]]
+            partners, perplexity = flow.precompute(z[pool], z[order[inside]], seed + number, epsilon, draws)
+            found[inside] = pool[partners]
+            perplexities.append(perplexity)
+    return found, {"coupling_perplexity": float(np.mean(perplexities))}
+
+
+def draw(
+    key: jax.Array, populations: Populations, n_conditions: int, n_cells: int, coupling: str
+) -> tuple[Int[Array, " conditions"], Int[Array, "conditions cells"], Int[Array, "conditions cells"]]:
+    """A batch: groups uniformly (not by cell count) and without repetition where there are enough, cells with.
+
+    Returns:
+        The groups, and the places in ``z`` of their controls and of their perturbed cells.
+    """
+    group_key, cell_key, control_key = jax.random.split(key, 3)
+    n_groups = populations.start.shape[0]
+    if n_conditions <= n_groups:
+        groups = jax.random.permutation(group_key, n_groups)[:n_conditions]
+    else:
+        groups = jax.random.randint(group_key, (n_conditions,), 0, n_groups)
+    count = populations.count[groups][:, None]
+    share = jax.random.uniform(cell_key, (n_conditions, n_cells))
+    place = populations.start[groups][:, None] + jnp.minimum((share * count).astype(jnp.int32), count - 1)
+    if coupling == "precomputed":
+        column = jax.random.randint(control_key, place.shape, 0, populations.pairs.shape[1])
+        source = populations.pairs[place, column]
+    else:
+        size = populations.pool_count[place]
+        offset = (jax.random.uniform(control_key, place.shape) * size).astype(jnp.int32)
+        source = populations.controls[populations.pool_start[place] + jnp.minimum(offset, size - 1)]
+    return groups, source, populations.targets[place]
+
+
+def watch(
+    z: Float[np.ndarray, "cells latent"],
+    space: Float[np.ndarray, "cells dims"],
+    obs: pd.DataFrame,
+    held_out: Bool[np.ndarray, " cells"],
+    number: Int[np.ndarray, " cells"],
+    groups: list[Group],
+    conditions: Conditions,
+    n_trained: int,
+    n_cells: int,
+    n_groups: int,
+    seed: int,
+) -> Watched:
+    """Draws held-out cells of up to ``n_groups`` trained groups and as many validation groups, with controls.
+
+    Args:
+        z: latents of all cells.
+        space: all cells in the evaluation space.
+        obs: their ``condition`` and ``context``.
+        held_out: cells that nothing was learned from: those kept back, and those of the validation part.
+        number: the group of every cell, −1 for none.
+        groups: the trained groups, then those of validation conditions.
+        conditions: what the encoder is told about each.
+        n_trained: how many of the groups are trained; trained and validation groups weigh the same as a whole.
+        n_cells: held-out cells of each group.
+        n_groups: groups of either kind at the most.
+        seed: the run's seed.
+
+    Raises:
+        InputError: where no trained group has held-out cells.
+    """
+    rng = generator(seed, "watched")
+    context = obs["context"].astype(str).to_numpy()
+    control = held_out & (obs["condition"].astype(str) == CONTROL).to_numpy()
+    chosen: tuple[list[int], list[int]] = ([], [])
+    rows, weights, sources = {}, {}, {}
+    for place in rng.permutation(len(groups)):
+        kind = chosen[int(place >= n_trained)]
+        mine = np.flatnonzero(held_out & (number == place))
+        pool = np.flatnonzero(control & (context == groups[place].context))
+        # Two cells are the least that an unbiased distance can be computed from.
+        if len(mine) < 2 or len(pool) < 2 or len(kind) == n_groups:
+            continue
+        mine = rng.permutation(mine)[:n_cells]
+        kind.append(place)
+        rows[place], weights[place] = np.resize(mine, n_cells), np.arange(n_cells) < len(mine)
+        sources[place] = rng.choice(pool, n_cells, replace=len(pool) < n_cells)
+    if not chosen[0]:
+        raise InputError("no training condition has two held-out cells to stop on; raise --config.holdout_fraction")
+    order = [*chosen[0], *chosen[1]]
+    kinds = [kind for kind in chosen if kind]
+    share = np.concatenate([np.full(len(kind), 1.0 / (len(kind) * len(kinds))) for kind in kinds])
+    source, row = np.stack([sources[place] for place in order]), np.stack([rows[place] for place in order])
+    return Watched(
+        z0=jnp.asarray(z[source]),
+        real=jnp.asarray(space[row]),
+        real_weight=jnp.asarray(np.stack([weights[place] for place in order]), jnp.float32),
+        control=jnp.asarray(space[source]),
+        conditions=conditions.take(jnp.asarray(np.array(order))),
+        share=jnp.asarray(share, jnp.float32),
+    )

@@ -1,0 +1,182 @@
+"""What is known of perturbations: named embeddings, turned into the arrays that the condition encoder reads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+import pandas as pd
+from jaxtyping import Float, Int
+
+from scbig.data.conditions import CONTROL, genes_of
+from scbig.errors import InputError, some
+from scbig.files import atomic
+from scbig.nn.condition import Conditions
+
+__all__ = ["IDENTITY", "Group", "Vocabulary", "group_cells"]
+
+IDENTITY = "identity"
+
+
+class Group(NamedTuple):
+    """Cells that one prediction answers for: a condition in a context, at a dose (0 where doses do not apply)."""
+
+    condition: str
+    context: str
+    dose: float = 0.0
+
+
+def group_cells(obs: pd.DataFrame) -> tuple[Int[np.ndarray, " cells"], list[Group]]:
+    """The group of every cell (−1 for controls) and the groups, sorted."""
+    dose = pd.to_numeric(obs["dose"]).fillna(0.0).to_numpy(float) if "dose" in obs else np.zeros(len(obs))
+    table = pd.DataFrame(
+        {
+            "condition": obs["condition"].astype(str).to_numpy(),
+            "context": obs["context"].astype(str).to_numpy(),
+            "dose": dose,
+        }
+    )
+    number = table.groupby(["condition", "context", "dose"], sort=True).ngroup().to_numpy()
+    first = table.iloc[np.unique(number, return_index=True)[1]]
+    groups = [Group(*row) for row in first.itertuples(index=False)]
+    kept = [place for place, group in enumerate(groups) if group.condition != CONTROL]
+    renumber = np.full(len(groups), -1)
+    renumber[kept] = np.arange(len(kept))
+    return renumber[number], [groups[place] for place in kept]
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Embeddings of perturbations from several sources, by name.
+
+    Attributes:
+        genes: per source, the names it knows.
+        vectors: per source, their vectors ``[names, dims]``, each of length √dims so that entries are of order one.
+        alias: other names of perturbations, to the name that the sources use.
+        contexts: the contexts of the training data, in the order of their numbers.
+    """
+
+    genes: dict[str, tuple[str, ...]]
+    vectors: dict[str, Float[np.ndarray, ...]]
+    alias: dict[str, str]
+    contexts: tuple[str, ...]
+
+    @classmethod
+    def build(
+        cls,
+        embeddings: dict[str, tuple[Sequence[str], Float[np.ndarray, "names dims"]]],
+        perturbations: Sequence[str],
+        identity: bool,
+        alias: dict[str, str],
+        contexts: Sequence[str],
+    ) -> Vocabulary:
+        """From embeddings by source name.
+
+        Args:
+            embeddings: per source, names and vectors.
+            perturbations: those of the training conditions; each gets a one-hot vector where ``identity`` is set.
+            identity: whether there is such a source. It lets the model tell apart what the others cannot, and is
+                masked for perturbations never trained on.
+            alias: other names, to the name in the sources.
+            contexts: the contexts of the training data.
+        """
+        genes, vectors = {}, {}
+        for name, (names, values) in embeddings.items():
+            norm = np.linalg.norm(values, axis=1)
+            # A vector of zeros says nothing; it counts as missing.
+            kept = norm > 0
+            genes[name] = tuple(np.asarray(names, str)[kept].tolist())
+            scaled = values[kept] / norm[kept, None] * np.sqrt(values.shape[1])
+            vectors[name] = scaled.astype(np.float16).astype(np.float32)
+        if identity:
+            genes[IDENTITY] = tuple(sorted(set(perturbations)))
+            vectors[IDENTITY] = np.eye(len(genes[IDENTITY]), dtype=np.float32)
+        if not genes:
+            raise InputError(
+                "no source tells perturbations apart; name embeddings in --config.priors.condition, "
+                "or 'identity' to predict only perturbations that were trained on"
+            )
+        return cls(genes, vectors, dict(alias), tuple(contexts))
+
+    @property
+    def dims(self) -> dict[str, int]:
+        """Dimensions of each source."""
+        return {name: values.shape[1] for name, values in self.vectors.items()}
+
+    def unknown(self, perturbations: Sequence[str]) -> list[str]:
+        """Those that no source knows."""
+        known = set().union(*self.genes.values())
+        return [p for p in dict.fromkeys(perturbations) if p not in known and self.alias.get(p) not in known]
+
+    def conditions(self, groups: Sequence[Group]) -> Conditions:
+        """The encoder's arrays for the given groups.
+
+        Raises:
+            InputError: naming the perturbations that no source knows and the sources, or an unknown context.
+        """
+        tokens = [genes_of(group.condition) for group in groups]
+        missing = self.unknown([p for group in tokens for p in group])
+        if missing:
+            raise InputError(
+                f"no embedding for {some(missing)} in any source ({', '.join(sorted(self.genes))}); "
+                f"add a source that has it to --config.priors.condition, or check the spelling"
+            )
+        strange = sorted({group.context for group in groups} - set(self.contexts))
+        if strange:
+            raise InputError(f"context {some(strange)} was not trained on; there are {', '.join(self.contexts)}")
+        shape = (len(groups), max([1, *map(len, tokens)]))
+        present = np.zeros(shape, bool)
+        for row, names in enumerate(tokens):
+            present[row, : len(names)] = True
+        sources, known = {}, {}
+        for source, names in self.genes.items():
+            place = {name: number for number, name in enumerate(names)}
+            sources[source] = np.zeros((*shape, self.vectors[source].shape[1]), np.float32)
+            known[source] = np.zeros(shape, bool)
+            for row, perturbations in enumerate(tokens):
+                for column, p in enumerate(perturbations):
+                    found = place.get(p, place.get(self.alias.get(p, "")))
+                    if found is not None:
+                        sources[source][row, column] = self.vectors[source][found]
+                        known[source][row, column] = True
+        dose = np.log1p(np.array([[group.dose] for group in groups], np.float32)) * present
+        return Conditions(
+            sources={name: jnp.asarray(value) for name, value in sources.items()},
+            known={name: jnp.asarray(value) for name, value in known.items()},
+            present=jnp.asarray(present),
+            dose=jnp.asarray(dose, jnp.float32),
+            context=jnp.asarray([self.contexts.index(group.context) for group in groups], jnp.int32),
+        )
+
+    def coverage(self, perturbations: Sequence[str]) -> dict[str, list[str]]:
+        """Per source, which of the perturbations it lacks."""
+        return {
+            source: [p for p in dict.fromkeys(perturbations) if p not in names and self.alias.get(p) not in names]
+            for source, names in ((source, set(names)) for source, names in self.genes.items())
+        }
+
+    def save(self, path: Path) -> None:
+        """Writes everything that sampling needs to know of perturbations, in one compressed file."""
+        arrays = {"contexts": np.array(self.contexts, str)}
+        arrays["alias"] = np.array([list(pair) for pair in self.alias.items()], str).reshape(-1, 2)
+        for source, names in self.genes.items():
+            arrays[f"genes:{source}"] = np.array(names, str)
+            arrays[f"vectors:{source}"] = self.vectors[source].astype(np.float16)
+        with atomic(path) as temporary:
+            np.savez_compressed(temporary, **arrays)
+
+    @classmethod
+    def load(cls, path: Path) -> Vocabulary:
+        """Reads what :meth:`save` wrote."""
+        with np.load(path, allow_pickle=False) as file:
+            sources = [name.removeprefix("genes:") for name in file.files if name.startswith("genes:")]
+            return cls(
+                genes={source: tuple(file[f"genes:{source}"].tolist()) for source in sources},
+                vectors={source: file[f"vectors:{source}"].astype(np.float32) for source in sources},
+                alias=dict(file["alias"].tolist()),
+                contexts=tuple(file["contexts"].tolist()),
+            )

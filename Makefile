@@ -16,9 +16,13 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 
+SHARED ?= ../shared
 bench: $(VENV)/.dev
-	$(BIN)/python benchmarks/modules.py
-	$(BIN)/python benchmarks/simulate.py
+	$(BIN)/python -m benchmarks.modules --shared $(SHARED)
+	$(BIN)/python -m benchmarks.simulated
+	$(BIN)/python -m benchmarks.papalexi --shared $(SHARED)
+	$(BIN)/python -m benchmarks.coupling --run runs/bench_papalexi/0 --name papalexi
+	$(BIN)/python -m benchmarks.coupling --run runs/bench_simulated/0 --name simulated
 
 # A stamp per set of packages: installed once, and again when setup.cfg changes.
 $(VENV)/.demo: setup.cfg pyproject.toml

@@ -23,6 +23,7 @@ def get_config():
     c.split.rule = "context"
     c.split.held_out_context = "CD4T"
     c.priors.aliases = "aliases.tsv.gz"
+    c.priors.gene_ids = "gene_ids.tsv.gz"
     c.priors.semantic = ("emb_refseq_lsa256.npz", "emb_go_svd128.npz")
     c.priors.condition = ("identity",)
     c.priors.ppi = "string_v11.5_min700.tsv.gz"

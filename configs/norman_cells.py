@@ -21,6 +21,7 @@ def get_config():
     c.split.test_fraction = 0.2
     c.split.val_fraction = 0.1
     c.priors.aliases = "aliases.tsv.gz"
+    c.priors.gene_ids = "gene_ids.tsv.gz"
     c.priors.semantic = ("emb_refseq_lsa256.npz", "emb_go_svd128.npz")
     c.priors.condition = ("emb_string_netmf128.npz", "emb_refseq_lsa256.npz", "emb_go_svd128.npz")
     c.priors.ppi = "string_v11.5_min700.tsv.gz"

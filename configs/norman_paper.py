@@ -28,6 +28,7 @@ def get_config():
     c.split.n_test = 32
     c.split.n_val = 32
     c.priors.aliases = "aliases.tsv.gz"
+    c.priors.gene_ids = "gene_ids.tsv.gz"
     c.priors.semantic = ("emb_refseq_lsa256.npz", "emb_go_svd128.npz")
     c.priors.condition = ("emb_string_netmf128.npz", "emb_refseq_lsa256.npz", "emb_go_svd128.npz")
     c.priors.ppi = "string_v11.5_min700.tsv.gz"

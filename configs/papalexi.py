@@ -24,6 +24,7 @@ def get_config():
     c.split.test_fraction = 0.25
     c.split.val_fraction = 0.0
     c.priors.aliases = "aliases.tsv.gz"
+    c.priors.gene_ids = "gene_ids.tsv.gz"
     c.priors.semantic = ("emb_refseq_lsa256.npz", "emb_go_svd128.npz")
     c.priors.condition = ("emb_string_netmf128.npz", "emb_refseq_lsa256.npz", "identity")
     c.priors.ppi = "string_v11.5_min700.tsv.gz"
@@ -35,11 +36,12 @@ def get_config():
     c.gcae.heads = 4
     c.gcae.readout = "concat"
     c.gcae.dropout = 0.0
-    c.pretrain.epochs = 35
+    c.pretrain.epochs = 30
     c.pretrain.learning_rate = 2e-3
     c.condition.width = 128
-    c.velocity.width = 512
-    c.flow.steps = 2000
-    c.flow.learning_rate = 5e-4
+    c.velocity.width = 256
+    c.flow.steps = 1500
+    c.flow.learning_rate = 2e-4
     c.flow.coupling = "independent"
+    c.flow.align_conditions = 2
     return c

@@ -51,10 +51,18 @@ def _finish(run: Run) -> None:
     say(f"scores   {run.path('evaluation/per_condition.csv')}")
 
 
+_FOR_CONDITIONS = {"n_cells": 500, "context": None, "dose": 0.0, "guidance": None, "seed": None, "out": None}
+
+
 def _sample(given: Namespace, changes: list[str]) -> None:
     if given.conditions is None:
         if len(given.workdir) > 1:
             raise InputError("the stage sample works in one --workdir; several are for --conditions")
+        ignored = [name for name, usual in _FOR_CONDITIONS.items() if getattr(given, name) != usual]
+        if ignored:
+            raise InputError(
+                f"--{ignored[0].replace('_', '-')} goes with --conditions; the stage reads --config.sample"
+            )
         given.workdir = given.workdir[0]
         stages.execute(given.workdir, _settings(given, changes), ("sample",), given.force)
         return
@@ -66,6 +74,7 @@ def _sample(given: Namespace, changes: list[str]) -> None:
         raise InputError(f"--out {given.out} must end in .h5ad")
     if Path(given.out).exists() and not given.force:
         raise InputError(f"{given.out} exists; choose another --out or replace it with --force")
+    stages.announce_device("")
     names = [name.strip() for name in given.conditions.split(",") if name.strip()]
     cells = predict.load(given.workdir).sample(
         names, given.n_cells, context=given.context, dose=given.dose, seed=given.seed, guidance=given.guidance
@@ -80,6 +89,8 @@ def _evaluate(given: Namespace, changes: list[str]) -> None:
     if not given.predictions:
         if not given.workdir:
             raise InputError("evaluate what? give --workdir of a run, or --predictions with --data, --split and --out")
+        if given.data or given.split or given.out:
+            raise InputError("--data, --split and --out go with --predictions; a run has its own")
         _finish(stages.execute(given.workdir, _settings(given, changes), ("evaluate", "report"), given.force))
         return
     missing = [name for name in ("data", "split", "out") if not getattr(given, name)]
@@ -100,11 +111,11 @@ def _demo(given: Namespace, changes: list[str]) -> None:
 
     settings = configuration.override(configuration.demo(given.workdir), changes)
     screen = Path(given.workdir, "simulated")
-    if not screen.exists():
-        say("simulate: a screen with known truth")
-        save(simulate(SimConfig.demo(settings.seed)), screen)
     if given.force:
         Run(given.workdir).forget("prepare")
+    if given.force or not screen.exists():
+        say("simulate: a screen with known truth")
+        save(simulate(SimConfig.demo(settings.seed)), screen)
     run = stages.execute(given.workdir, settings)
     _finish(run)
 

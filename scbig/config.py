@@ -11,7 +11,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from scbig.errors import InputError
+from scbig.errors import InputError, some
 
 __all__ = ["as_json", "default", "demo", "load", "override", "read_json"]
 
@@ -25,7 +25,7 @@ def default() -> ConfigDict:
     c.holdout_fraction = 0.1  # of the training cells of each condition, kept back for stopping
 
     c.data = ConfigDict()
-    c.data.path = ""  # .h5ad or .zarr; "simulate" for the built-in screen
+    c.data.path = ""  # .h5ad or .zarr
     c.data.condition = ""  # obs column of the perturbation; "" looks for it and says what it found
     c.data.separator = ""  # between the parts of a combination
     c.data.control = ""  # label of the controls
@@ -33,6 +33,7 @@ def default() -> ConfigDict:
     c.data.batch = ""
     c.data.dose = ""
     c.data.size_factor = ""  # obs column of the depth, where the file holds a part of the genes
+    c.data.layer = ""  # to read instead of X
     c.data.normalized = False  # the file holds log-normalised values, not counts
     c.data.make_unique = False
     c.data.targets = "genes"  # "none": conditions are drugs or stimuli, not genes
@@ -43,6 +44,7 @@ def default() -> ConfigDict:
     c.data.n_top_genes = 2000  # highly variable, chosen on training cells; 0 keeps all
     c.data.target_sum = "median"  # or a number such as "1e4"
     c.data.knockdown = ""  # "down" or "up": drop cells whose target did not move that way
+    c.data.knockdown_min_change = 0.0  # by at least so much log-expression
 
     c.split = ConfigDict()
     c.split.rule = (
@@ -51,8 +53,8 @@ def default() -> ConfigDict:
     c.split.name = ""
     c.split.seed = 0
     c.split.path = ""  # rule "file": a table condition, part[, stratum]
-    c.split.test_fraction = 0.25
-    c.split.val_fraction = 0.1
+    c.split.test_fraction = -1.0  # negative: what the rule says
+    c.split.val_fraction = -1.0
     c.split.n_test = 0  # conditions; 0: by fraction
     c.split.n_val = 0
     c.split.held_out_context = ""
@@ -60,6 +62,7 @@ def default() -> ConfigDict:
     c.priors = ConfigDict()
     c.priors.dir = ""  # the folder of the files named below
     c.priors.aliases = ""  # alias to approved symbol
+    c.priors.gene_ids = ""  # approved symbols, so that an alias is not taken for another gene
     c.priors.semantic = ()  # embeddings for clustering genes
     c.priors.condition = ()  # embeddings of perturbations; "identity" is a one-hot of the training perturbations
     c.priors.ppi = ""
@@ -116,7 +119,7 @@ def default() -> ConfigDict:
     c.velocity.depth = 2
     c.velocity.frequencies = 32
     c.velocity.dropout = 0.1
-    c.velocity.interaction_rank = 16  # what several perturbations do beyond their sum; 0: nothing
+    c.velocity.interaction = True  # several perturbations may do more or less than their sum
 
     c.flow = ConfigDict()  # scbig.training.FlowConfig, and match_batch
     c.flow.match_batch = False  # controls from the batch of each perturbed cell
@@ -132,12 +135,14 @@ def default() -> ConfigDict:
     c.flow.time = "uniform"
     c.flow.coupling = "sinkhorn"
     c.flow.epsilon = 0.05
+    c.flow.anchor = 1.0  # weight of the regression that fits the additive shift
     c.flow.lambda_corr = 0.1
     c.flow.lambda_path = 0.1
     c.flow.align_conditions = 4
     c.flow.align_cells = 32
     c.flow.solver = "heun"
     c.flow.solver_steps = 10
+    c.flow.residual = True  # cells keep what the decoder cannot tell of the control cell they started from
     c.flow.evaluate_every = 250
     c.flow.chunk = 50
     c.flow.patience = 8
@@ -161,7 +166,7 @@ def load(path: str) -> ConfigDict:
     """The configuration that the Python file at ``path`` returns from ``get_config()``.
 
     Raises:
-        InputError: where the file is absent or has no ``get_config``.
+        InputError: where the file is absent, has no ``get_config``, or sets what is not a setting.
     """
     file = Path(path)
     if not file.is_file():
@@ -171,7 +176,19 @@ def load(path: str) -> ConfigDict:
     spec.loader.exec_module(module)
     if not hasattr(module, "get_config"):
         raise InputError(f"{path} has no function get_config() that returns the configuration")
-    return module.get_config()
+    config = module.get_config()
+    known, found = dict(_flat(default())), dict(_flat(config))
+    for name in found:
+        if name not in known:
+            raise InputError(f"{path} sets {name}: {_no_setting(name, known)}")
+    if absent := [name for name in known if name not in found]:
+        raise InputError(f"{path} lacks {some(absent)}; begin with scbig.config.default()")
+    return config
+
+
+def _no_setting(name: str, known: dict[str, Any]) -> str:
+    near = difflib.get_close_matches(name, known, 1)
+    return f"no setting {name}" + (f"; did you mean {near[0]}?" if near else "")
 
 
 def override(config: ConfigDict, settings: list[str]) -> ConfigDict:
@@ -187,8 +204,7 @@ def override(config: ConfigDict, settings: list[str]) -> ConfigDict:
         if not equals:
             raise InputError(f"--config.{setting} has no value; write --config.{setting}=VALUE")
         if name not in known:
-            near = difflib.get_close_matches(name, known, 1)
-            raise InputError(f"no setting {name}" + (f"; did you mean {near[0]}?" if near else ""))
+            raise InputError(_no_setting(name, known))
         group, _, field = name.rpartition(".")
         owner = config[group] if "." not in group and group else config
         owner[field] = _read(name, text, known[name])
@@ -227,9 +243,16 @@ def as_json(config: ConfigDict) -> str:
 
 
 def read_json(path: Path) -> ConfigDict:
-    """A configuration that was kept with a run; fields added since take their defaults."""
+    """A configuration that was kept with a run; fields added since take their defaults.
+
+    Raises:
+        InputError: where the file is damaged.
+    """
     config = default()
-    stored = json.loads(Path(path).read_text(encoding="utf-8"))
+    try:
+        stored = json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as problem:
+        raise InputError(f"{path} is damaged ({problem}); restore it or give --config FILE") from problem
 
     def update(into, values):
         for name, value in values.items():
@@ -266,10 +289,12 @@ def demo(workdir: str | Path) -> ConfigDict:
     c.gcae.latent = 32
     c.gcae.readout = "concat"
     c.gcae.dropout = 0.0
-    c.pretrain.epochs = 60
+    c.pretrain.epochs = 40
     c.pretrain.learning_rate = 2e-3
-    c.velocity.width = 512
+    c.velocity.width = 256
     c.condition.width = 128
-    c.flow.steps = 2000
+    c.flow.steps = 1500
+    c.flow.learning_rate = 5e-4
+    c.flow.align_conditions = 2
     c.flow.match_batch = True
     return c

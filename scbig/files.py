@@ -27,17 +27,30 @@ def atomic(path: str | os.PathLike) -> Iterator[Path]:
     temporary = holder / path.name
     try:
         yield temporary
-        if path.is_dir() and not path.is_symlink():
-            # A directory cannot be replaced in one step: the old one is moved aside first.
-            os.rename(path, holder / "old")
-        os.replace(temporary, path)
+        if not (path.is_dir() and not path.is_symlink()):
+            os.replace(temporary, path)
+            return
+        # A directory cannot be replaced in one step: the old one is moved aside first.
+        aside = holder / "old"
+        os.rename(path, aside)
+        try:
+            os.replace(temporary, path)
+        except OSError:
+            os.rename(aside, path)
+            raise
     finally:
         shutil.rmtree(holder, ignore_errors=True)
 
 
 def digest(path: str | os.PathLike) -> str:
-    """The sha256 of a file, or of a directory's relative names and contents, as 64 hexadecimal digits."""
+    """The sha256 of a file, or of a directory's relative names and contents, as 64 hexadecimal digits.
+
+    Raises:
+        FileNotFoundError: nothing is there.
+    """
     path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"nothing at {path} to take the sha256 of")
     total = hashlib.sha256()
     if path.is_file():
         _feed(total, path)

@@ -13,6 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from scbig import config as configuration
 from scbig.errors import InputError, some
 from scbig.files import atomic, digest
 
@@ -52,6 +53,8 @@ STAGES: dict[str, Stage] = {
     )
 }
 
+_CHECKPOINTS = {"pretrain": "gcae/checkpoints", "train": "flow/checkpoints"}
+
 
 class Run:
     """A run directory.
@@ -74,9 +77,12 @@ class Run:
         if not file.exists():
             return {"stages": {}}
         try:
-            return json.loads(file.read_text(encoding="utf-8"))
-        except json.JSONDecodeError as problem:
+            found = json.loads(file.read_text(encoding="utf-8"))
+            if not isinstance(found["stages"], dict):
+                raise TypeError("stages is not a table")
+        except (ValueError, KeyError, TypeError) as problem:
             raise InputError(f"{file} is damaged ({problem}); restore it or start in a new --workdir") from problem
+        return found
 
     def is_done(self, name: str) -> bool:
         """Whether a stage has finished here."""
@@ -109,10 +115,11 @@ class Run:
         provenance = self.provenance
         done = provenance["stages"].get(stage.name)
         known = done or provenance.get("begun", {}).get(stage.name)
-        if known is None:
+        # A stage that was begun binds the next attempt only by the checkpoints that it would continue.
+        if known is None or not (done or self._has_checkpoint(stage.name)):
             return "new"
         force = f"rerun `scbig {stage.name} --force` (later stages follow) or take another --workdir"
-        changed = _differences(known["settings"], settings)
+        changed = _differences(_completed(known["settings"]), settings)
         if changed:
             raise InputError(f"{self.folder}: stage {stage.name} was run with {some(changed, 4)}; {force}")
         stale = [name for name in inputs if known["inputs"].get(name) != inputs[name]]
@@ -121,6 +128,10 @@ class Run:
         if done:
             self.require((stage.name,), checked=False)
         return "done" if done else "new"
+
+    def _has_checkpoint(self, name: str) -> bool:
+        # One that was being written when the process died has a longer name, and is not continued.
+        return name in _CHECKPOINTS and any(p.name.isdigit() for p in self.path(_CHECKPOINTS[name]).glob("*"))
 
     def outputs_of(self, names: tuple[str, ...]) -> dict[str, str]:
         """Hashes of what the named stages wrote, by file."""
@@ -143,9 +154,8 @@ class Run:
         for stage in found:
             provenance["stages"].pop(stage, None)
             provenance.get("begun", {}).pop(stage, None)
-            folder = {"pretrain": "gcae/checkpoints", "train": "flow/checkpoints"}.get(stage)
-            if folder:
-                shutil.rmtree(self.path(folder), ignore_errors=True)
+            if stage in _CHECKPOINTS:
+                shutil.rmtree(self.path(_CHECKPOINTS[stage]), ignore_errors=True)
         self._write(provenance)
         return found
 
@@ -183,8 +193,17 @@ def _software() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: metadata.version(name) for name in names}}
 
 
+def _completed(settings: dict[str, Any]) -> dict[str, Any]:
+    """Recorded settings; those that did not exist when they were recorded had what is now their default."""
+    fresh = configuration.default()
+    full = {}
+    for name, value in settings.items():
+        full[name] = fresh[name].to_dict() | value if isinstance(value, dict) and name in fresh else value
+    return full
+
+
 def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
-    """Settings that differ, as ``name old (now new)``."""
+    """Settings that differ, as ``name=old (now new)``."""
     found = []
     for name in sorted(old.keys() | new.keys()):
         a, b = old.get(name), new.get(name)

@@ -2,7 +2,7 @@
 
 # Imported here and now: `read` and `simulate` are also names of modules, and the functions must win.
 from scbig.data.conditions import CONTROL, canonical, find_condition_column, genes_of, join
-from scbig.data.preprocess import filter_knockdown, normalize, prepare, qc, select_genes
+from scbig.data.preprocess import filter_knockdown, normalize, prepare, qc, read_as_told, select_genes
 from scbig.data.public import DATASETS, PublicDataset, fetch
 from scbig.data.read import effects_table, read, report_lines
 from scbig.data.simulate import SimConfig, Simulation, simulate
@@ -27,6 +27,7 @@ __all__ = [
     "prepare",
     "qc",
     "read",
+    "read_as_told",
     "report_lines",
     "select_genes",
     "simulate",

@@ -253,6 +253,20 @@ def filter_knockdown(adata: ad.AnnData, direction: str = "down", min_change: flo
     return _with(adata, adata.X, adata.obs.copy(), adata.var.copy(), marks)[keep].copy()
 
 
+def read_as_told(source: str | os.PathLike | ad.AnnData, data: ConfigDict, **floors: int) -> ad.AnnData:
+    """Reads a screen with the settings of ``config.data``; ``floors`` are passed on to `read`."""
+    control = _given(data, "control")
+    columns = ("condition", "separator", "context", "batch", "dose", "size_factor", "layer")
+    return read(
+        source,
+        **{k: _given(data, k) for k in columns},
+        control=[c.strip() for c in control.split(",")] if isinstance(control, str) else control,
+        normalized=bool(_given(data, "normalized", False)),
+        make_unique=bool(_given(data, "make_unique", False)),
+        **floors,
+    )
+
+
 def prepare(path_or_adata: str | os.PathLike | ad.AnnData | None, config: ConfigDict) -> tuple[ad.AnnData, Split]:
     """Reads, checks, normalises and splits a screen and chooses its genes, as a configuration says.
 
@@ -274,19 +288,9 @@ def prepare(path_or_adata: str | os.PathLike | ad.AnnData | None, config: Config
     targets = _given(data, "targets", "genes")
     if targets not in ("genes", "none"):
         raise InputError(f"--config.data.targets={targets} is neither 'genes' nor 'none'")
-    control = _given(data, "control")
-    columns = ("condition", "separator", "context", "batch", "dose", "size_factor", "layer")
     floors = {k: int(_given(data, k, 0)) for k in ("min_genes", "min_cells_per_gene")}
     min_cells = int(_given(data, "min_cells", 1))
-    adata = read(
-        source,
-        **{k: _given(data, k) for k in columns},
-        control=[c.strip() for c in control.split(",")] if isinstance(control, str) else control,
-        normalized=bool(_given(data, "normalized", False)),
-        make_unique=bool(_given(data, "make_unique", False)),
-        min_cells=min_cells,
-        **floors,
-    )
+    adata = read_as_told(source, data, min_cells=min_cells, **floors)
     if "genes_chosen_on" in adata.uns["scbig"]:
         raise InputError(
             f"{source if isinstance(source, str | os.PathLike) else 'the AnnData'} is already prepared, for "

@@ -253,7 +253,8 @@ def make(
             instead; an empty rule takes that split whatever its rule.
         obs_or_conditions: the cells' table, or canonical conditions where the rule needs no more.
         config_split: ``name``, ``seed``, ``path``, ``test_fraction``, ``val_fraction``, ``n_test``,
-            ``n_val`` and ``held_out_context``, all optional; None, "" and a number of 0 mean not given.
+            ``n_val`` and ``held_out_context``, all optional; None, "", a number of 0 and a negative fraction
+            mean not given.
         seed: seed when ``config_split`` has none. For ``scdfm`` it is the fold.
 
     Returns:
@@ -276,7 +277,9 @@ def make(
             raise InputError(f"the split {setting['path']} was made by the rule '{split.rule}', not '{rule}'")
         split.assign(pd.DataFrame({"condition": conditions}) if obs is None else obs)
         return split
-    options = {k: float(v) for k in ("test_fraction", "val_fraction") if (v := _given(config_split, k)) is not None}
+    options = {
+        k: float(v) for k in ("test_fraction", "val_fraction") if (v := _given(config_split, k)) is not None and v >= 0
+    }
     if rule not in ("cells", "scdfm"):
         options |= {k: int(v) for k in ("n_test", "n_val") if (v := _given(config_split, k))}
     name = f"{rule}-{seed}"

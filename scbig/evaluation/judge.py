@@ -101,10 +101,8 @@ def evaluate(
         space: where energy distances are taken; by default 50 principal components of the real training
             cells.
         min_cells: fewest real or predicted cells of a condition.
-        shifted: methods that give effects but are to be judged as populations: training controls moved by
-            the effect. Their mean profile is then that of training controls plus the effect. Under a split
-            that holds out cells this puts them on a par with methods that give cells: all of these share the
-            noise of the held-out controls with the observation, which an effect does not.
+        shifted: methods that give effects and whose populations are to be judged too: training controls
+            moved by the effect. Their mean profile stays the effect itself.
         kinds: ``cells`` or ``effects`` by method, where ``uns`` does not say.
         reasons: why a method has no prediction for a (method, condition, context), for the table of what was
             left out.
@@ -127,9 +125,9 @@ def evaluate(
         unused(name, adata, real, excluded)
     n_used = _n_used(given, real, n_cells)
     drawn = {p.name: _drawn(p.rows, n_used, real, seed) for p in given}
-    # An effect judged as a population starts from training controls, as the cells of any other method do.
-    start = {p.name: real.train_control if p.name in shifted else real.control for p in given}
-    means = {p.name: p.means(drawn[p.name], start[p.name]) for p in given}
+    # An effect is taken as it is: added to training controls it would share the noise of the held-out controls with the
+    # observation where both are seen from those, and even "no effect" would then correlate with what is observed.
+    means = {p.name: p.means(drawn[p.name], real.control) for p in given}
     rows = [_frame(real, p.name, _profile_metrics(means[p.name], real, seed, excluded, p.name)) for p in given]
     if real.cells:
         if space is None:

@@ -47,7 +47,6 @@ class Truth:
         train_controls: the places of the training controls, by context: what a predicted effect is added to
             where it is judged as a population. The same cells as ``controls`` unless the split holds out
             controls.
-        train_control: their mean log-expression, ``[n, G]``.
         reference: mean over training perturbations of their mean log-expression, ``[n, G]``; NaN without any.
         others: profiles of real perturbations that are not tested, by context.
         keep: whether a gene counts for a condition: false for those it perturbs, ``[n, G]``.
@@ -63,7 +62,6 @@ class Truth:
     mean: np.ndarray
     control: np.ndarray
     train_controls: Mapping[str, np.ndarray]
-    train_control: np.ndarray
     reference: np.ndarray
     others: Mapping[str, np.ndarray]
     keep: np.ndarray
@@ -143,7 +141,7 @@ def truth(data: AnnData, split: Split, excluded: Exclusions, min_cells: int) -> 
     keep = np.ones((len(test), len(genes)), bool)
     for row, i in enumerate(test):
         keep[row, [place[g] for g in genes_of(condition[i]) if g in place]] = False
-    own, origin = _profiles(data, sides), _profiles(data, base)
+    own = _profiles(data, sides)
     none = np.full(len(genes), np.nan)
     trained = {k: means[np.flatnonzero(perturbed & (part == "train") & (context == k))] for k in set(context[test])}
     average = {k: m.mean(axis=0) if len(m) else none for k, m in trained.items()}
@@ -161,7 +159,6 @@ def truth(data: AnnData, split: Split, excluded: Exclusions, min_cells: int) -> 
         mean=means[test],
         control=np.stack([own[context[i]] if cells else np.zeros(len(genes)) for i in test]),
         train_controls=base,
-        train_control=np.stack([origin[context[i]] if cells else np.zeros(len(genes)) for i in test]),
         reference=np.stack([average[context[i]] for i in test]),
         others={k: means[np.flatnonzero(perturbed & fresh & (context == k))] for k in set(context[test])},
         keep=keep,

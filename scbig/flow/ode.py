@@ -21,7 +21,9 @@ SOLVERS: dict[str, tuple[tuple[float, ...], tuple[tuple[float, ...], ...], tuple
 Velocity = Callable[[Float[Array, "..."], Float[Array, ""]], Float[Array, "..."]]
 
 
-def integrate(velocity: Velocity, z0: Float[Array, ...], steps: int = 10, solver: str = "heun") -> Float[Array, ...]:
+def integrate(
+    velocity: Velocity, z0: Float[Array, "..."], steps: int = 10, solver: str = "heun"
+) -> Float[Array, "..."]:
     """Carries latents from t = 0 to t = 1 in equal steps.
 
     Args:
@@ -43,7 +45,7 @@ def integrate(velocity: Velocity, z0: Float[Array, ...], steps: int = 10, solver
     return jax.lax.scan(step, z0, jnp.arange(steps, dtype=z0.dtype))[0]
 
 
-def integrate_adaptive(velocity: Velocity, z0: Float[Array, ...], tolerance: float = 1e-5) -> Float[Array, ...]:
+def integrate_adaptive(velocity: Velocity, z0: Float[Array, "..."], tolerance: float = 1e-5) -> Float[Array, "..."]:
     """The same by diffrax's Tsit5 with a PID step controller: slow, the reference for the fixed-step solvers."""
     import diffrax
 

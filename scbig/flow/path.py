@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 __all__ = ["endpoint", "interpolate", "sample_time"]
 
 
-def sample_time(key: jax.Array, shape: tuple[int, ...], kind: str = "uniform") -> Float[Array, ...]:
+def sample_time(key: jax.Array, shape: tuple[int, ...], kind: str = "uniform") -> Float[Array, "..."]:
     """Times in (0, 1): ``uniform``, or ``logit_normal``, which dwells in the middle of the path."""
     if kind == "uniform":
         return jax.random.uniform(key, shape)

@@ -14,7 +14,7 @@ from scbig.nn.condition import ConditionEncoder, ConditionEncoderConfig, Conditi
 __all__ = ["FlowNet", "FlowNetConfig", "VelocityField", "time_features"]
 
 
-def time_features(t: Float[Array, ...], n_frequencies: int) -> Float[Array, "... features"]:
+def time_features(t: Float[Array, "..."], n_frequencies: int) -> Float[Array, "... features"]:
     """Fourier features of t in [0, 1]: cosines and sines of geometrically spaced frequencies up to ``100 π``."""
     frequencies = jnp.pi * jnp.logspace(-1.0, 2.0, n_frequencies)
     angles = jnp.expand_dims(t, -1) * frequencies.reshape((1,) * t.ndim + (-1,))
@@ -30,38 +30,49 @@ class FlowNetConfig:
     depth: int = 2
     frequencies: int = 32
     dropout: float = 0.1
-    interaction_rank: int = 16  # of what several perturbations do beyond their sum; 0: nothing
+    interaction: bool = True  # several perturbations may do more or less than their sum
 
 
 class VelocityField(nnx.Module):
-    """What each perturbation does alone, added up, and what they do together beyond that.
+    """A shift that adds up over perturbations, and what moves within the shifted frame.
 
-    ``v(z, t, {A, B}) = F(z, t, A) + F(z, t, B) + G(z, t, {A, B})``. F is a residual MLP over the latent, each layer
-    modulated (FiLM) by time and one perturbation. G, present only where there are several, is a matrix of low rank
-    given by the pooled condition and applied to features of the cell; it starts at zero. So singles alone determine
-    the first guess for a pair, control stands still, and pairs are learned as departures from the sum.
+    ``v(z, t, c) = m(c) + R(z − t m(c), t, c)``. The shift ``m(c) = Σ m(token) + [several] m'(pooled)`` is the mean
+    displacement of the condition; singles alone give a first guess for a pair, and pairs are learned as departures from
+    the sum. R is a residual MLP, each layer modulated (FiLM) by time and pooled condition; it carries the shape of the
+    population. In the shifted frame a pair never seen looks like the conditions that were, whereas summing whole
+    velocity fields would count what depends on the cell once per perturbation. Control stands still.
+
+    The shift is fitted by regression on mean displacements (``FlowConfig.anchor``), so no gradient of the flow passes
+    through it.
     """
 
     def __init__(self, config: FlowNetConfig, condition_width: int, *, rngs: nnx.Rngs):
         self.config = config
-        width, depth, rank = config.width, config.depth, config.interaction_rank
+        width, depth, zeros = config.width, config.depth, nnx.initializers.zeros
+        self.alone = nnx.Linear(condition_width, config.latent, use_bias=False, kernel_init=zeros, rngs=rngs)
+        if config.interaction:
+            self.together = nnx.Linear(condition_width, config.latent, kernel_init=zeros, rngs=rngs)
         self.enter = nnx.Linear(config.latent, width, rngs=rngs)
         self.layers = nnx.List([nnx.Linear(width, width, rngs=rngs) for _ in range(depth)])
         self.norms = nnx.List([nnx.LayerNorm(width, rngs=rngs) for _ in range(depth + 1)])
         self.by_time = nnx.Linear(2 * config.frequencies, 2 * depth * width, use_bias=False, rngs=rngs)
-        self.by_token = nnx.Linear(condition_width, 2 * depth * width, rngs=rngs)
+        self.by_condition = nnx.Linear(condition_width, 2 * depth * width, rngs=rngs)
         self.dropout = nnx.Dropout(config.dropout)
-        zeros = nnx.initializers.zeros
         self.leave = nnx.Linear(width, config.latent, kernel_init=zeros, rngs=rngs)
-        if rank:
-            self.features = nnx.Linear(width, rank, rngs=rngs)
-            self.together = nnx.Linear(condition_width, rank * config.latent, kernel_init=zeros, rngs=rngs)
+
+    def shift(self, condition: Encoded) -> Float[Array, "conditions latent"]:
+        """Mean displacement of each condition, ``m(c)``."""
+        present = condition.present[..., None]
+        total = jnp.sum(jnp.where(present, self.alone(condition.tokens), 0.0), axis=1)
+        if self.config.interaction:
+            several = jnp.sum(condition.present, axis=1, keepdims=True) > 1
+            total = total + jnp.where(several, self.together(condition.pooled), 0.0)
+        return total
 
     def __call__(
         self,
         z: Float[Array, "conditions cells latent"],
-        t: Float[Array, (conditions #cells
-)],
+        t: Float[Array, "conditions #cells"],
         condition: Encoded,
         key: jax.Array | None = None,
     ) -> Float[Array, "conditions cells latent"]:
@@ -70,24 +81,18 @@ class VelocityField(nnx.Module):
         The condition's share of the modulation is computed once per condition, not once per cell.
         """
         depth = self.config.depth
-        by_time = self.by_time(time_features(t, self.config.frequencies))[:, None]
-        modulation = self.by_token(nnx.silu(condition.tokens))[:, :, None] + by_time
+        shift = jax.lax.stop_gradient(self.shift(condition))[:, None, :]
+        by_time = self.by_time(time_features(t, self.config.frequencies))
+        modulation = self.by_condition(nnx.silu(condition.pooled))[:, None, :] + by_time
         scales_shifts = jnp.split(modulation, 2 * depth, axis=-1)
-        hidden = self.enter(z)[:, None]  # [conditions, tokens, cells, width]
+        hidden = self.enter(z - t[..., None] * shift)
         for number in range(depth):
-            scale, shift = scales_shifts[2 * number : 2 * number + 2]
-            moved = nnx.silu(self.layers[number](self.norms[number](hidden)) * (1.0 + scale) + shift)
+            scale, offset = scales_shifts[2 * number : 2 * number + 2]
+            moved = nnx.silu(self.layers[number](self.norms[number](hidden)) * (1.0 + scale) + offset)
             layer_key = None if key is None else jax.random.fold_in(key, number)
             hidden = hidden + self.dropout(moved, deterministic=key is None, rngs=layer_key)
-        present = condition.present.astype(z.dtype)
-        hidden = jnp.einsum("ctnw,ct->cnw", self.norms[depth](hidden), present)
-        count = jnp.sum(present, axis=1)[:, None, None]
-        velocity = hidden @ self.leave.kernel[...] + count * self.leave.bias[...][None, None]
-        if self.config.interaction_rank and condition.tokens.shape[1] > 1:
-            matrix = self.together(condition.pooled).reshape(z.shape[0], -1, self.config.latent)
-            joint = jnp.einsum("cnr,crl->cnl", jnp.tanh(self.features(hidden)), matrix)
-            velocity = velocity + jnp.where(count > 1, joint, 0.0)
-        return velocity
+        perturbed = jnp.any(condition.present, axis=1)[:, None, None]
+        return shift + jnp.where(perturbed, self.leave(self.norms[depth](hidden)), 0.0)
 
 
 class FlowNet(nnx.Module):
@@ -107,8 +112,7 @@ class FlowNet(nnx.Module):
     def guided(
         self,
         z: Float[Array, "conditions cells latent"],
-        t: Float[Array, (conditions #cells
-)],
+        t: Float[Array, "conditions #cells"],
         condition: Encoded,
         scale: float = 1.0,
     ) -> Float[Array, "conditions cells latent"]:

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
+import scipy.sparse as sp
 from flax import nnx
 
 from scbig import config as configuration
@@ -22,7 +23,7 @@ from scbig.errors import InputError, some
 from scbig.rng import generator
 from scbig.run import Run
 from scbig.training import assemble, sample_latents
-from scbig.training.autoencoder import Autoencoder
+from scbig.training.autoencoder import Autoencoder, decode_all
 from scbig.training.vocabulary import Group, Vocabulary
 
 __all__ = ["Ensemble", "Predictor", "load"]
@@ -30,12 +31,17 @@ __all__ = ["Ensemble", "Predictor", "load"]
 _BLOCK = 4  # conditions in one compiled call
 
 
-@partial(jax.jit, static_argnames=("graph", "steps", "solver", "guidance", "clip"))
-def _sample(params, auto, conditions, z0, *, graph, steps, solver, guidance, clip):
+@partial(jax.jit, static_argnames=("graph", "steps", "solver", "guidance", "residual", "clip"))
+def _sample(params, auto, conditions, z0, x0, typical, *, graph, steps, solver, guidance, residual, clip):
     """Latents and expression of one block of conditions, in one program."""
     network = nnx.merge(graph, params)
     z1 = sample_latents(network, network.encode(conditions), z0, steps, solver, guidance)
     x = jax.lax.map(auto.decode, z1)
+    if residual:
+        # What the decoder cannot tell of the control cell (counting noise above all) stays with the cell.
+        # Centred on what is typical of all controls, so that a small draw of them adds spread but no bias.
+        left = x0 - jax.lax.map(auto.decode, z0)
+        x = x + left - jnp.mean(left, axis=1, keepdims=True) + typical[:, None]
     return z1, jnp.maximum(x, 0.0) if clip else x
 
 
@@ -52,6 +58,8 @@ class Predictor:
         vocabulary: what is known of perturbations.
         controls: ``obs`` of the control cells that populations start from.
         z0: their latents, ``[controls, latent]``.
+        x0: their log-expression, CSR ``[controls, genes]``.
+        typical: by context, mean of what the autoencoder cannot tell of its controls, ``[genes]``.
         var: the genes, as in the prepared data.
         about: normalisation of the prepared data.
     """
@@ -64,6 +72,8 @@ class Predictor:
     vocabulary: Vocabulary
     controls: pd.DataFrame
     z0: np.ndarray
+    x0: sp.csr_matrix
+    typical: dict[str, np.ndarray]
     var: pd.DataFrame
     about: dict[str, Any]
 
@@ -105,22 +115,25 @@ class Predictor:
         scale = self.settings.sample.guidance if guidance is None else guidance
         if scale != 1.0 and not self.settings.condition.null_dropout:
             raise InputError(f"guidance {scale} needs a run trained with --config.condition.null_dropout above 0")
-        rng = generator(self.settings.seed if seed is None else seed, "sample controls")
-        drawn = [self._draw(group, n_cells, rng) for group in groups]
+        drawn = [self._draw(group, n_cells, self.settings.seed if seed is None else seed) for group in groups]
         options = {
             "graph": self.graph,
             "steps": steps or self.settings.flow.solver_steps,
             "solver": solver or self.settings.flow.solver,
             "guidance": float(scale),
+            "residual": bool(self.settings.flow.residual),
             "clip": bool(self.settings.sample.clip),
         }
+        given = self.vocabulary.conditions(groups)
         latents, cells = [], []
         for start in range(0, len(groups), _BLOCK):
             # The last block is filled up, so that one program serves any number of conditions.
             places = [min(start + k, len(groups) - 1) for k in range(_BLOCK)]
-            given = self.vocabulary.conditions([groups[place] for place in places])
+            block = given.take(jnp.asarray(places, jnp.int32))
             z0 = jnp.asarray(np.stack([self.z0[drawn[place]] for place in places]))
-            z1, x = _sample(self.params, self.auto, given, z0, **options)
+            x0 = jnp.asarray(np.stack([self.x0[drawn[place]].toarray() for place in places]))
+            typical = jnp.asarray(np.stack([self.typical[groups[place].context] for place in places]))
+            z1, x = _sample(self.params, self.auto, block, z0, x0, typical, **options)
             kept = min(_BLOCK, len(groups) - start)
             latents.append(np.asarray(z1[:kept]))
             cells.append(np.asarray(x[:kept]))
@@ -147,10 +160,12 @@ class Predictor:
             raise InputError(f"{some(repeated)} is named twice among the conditions")
         return [Group(name, where, float(dose)) for name, where in zip(names, given, strict=True)]
 
-    def _draw(self, group, n_cells, rng):
+    def _draw(self, group, n_cells, seed):
         pool = np.flatnonzero((self.controls["context"].astype(str) == group.context).to_numpy())
         if not len(pool):
             raise InputError(f"no control cells in context {group.context} to start from")
+        # A stream for each condition: its cells do not depend on what else is asked for.
+        rng = generator(seed, f"sample controls {group.condition}@{group.context}")
         return rng.choice(pool, n_cells, replace=len(pool) < n_cells)
 
     def _pack(self, groups, drawn, latents, cells) -> ad.AnnData:
@@ -198,7 +213,8 @@ class Ensemble:
         pieces = []
         for number, (part, size) in enumerate(zip(parts, sizes, strict=True)):
             piece = part[order[:, :size].ravel()].copy()
-            piece.obs["run"] = self.members[number].name
+            # Members share their configuration and so its name.
+            piece.obs["run"] = f"{self.members[number].name}-r{number}"
             piece.obs_names = [f"{name}-r{number}" for name in piece.obs_names]
             pieces.append(piece)
         result = ad.concat(pieces, merge="same", uns_merge="same")
@@ -233,11 +249,10 @@ def _load(folder: Path) -> Predictor:
     run = Run(folder)
     if not run.path("config.json").exists():
         raise InputError(f"{folder} is not a run directory (no config.json); train one with `scbig run`")
-    run.require(("prepare", "cluster", "pretrain", "train"), checked=False)
+    run.require(("prepare", "cluster", "pretrain", "train"))
     settings = configuration.read_json(run.path("config.json"))
     prepared = ad.read_h5ad(run.path("prepared.h5ad"), backed="r")
     var, about = prepared.var.copy(), dict(prepared.uns["scbig"])
-    prepared.file.close()
     auto = assemble.load_autoencoder(run, settings, var.index)
     vocabulary = Vocabulary.load(run.path("flow/conditions.npz"))
     network = assemble.load_flow(run, settings, vocabulary)
@@ -247,6 +262,9 @@ def _load(folder: Path) -> Predictor:
     test = is_control & (latents.obs["part"].astype(str) == "test").to_numpy()
     # Held-out controls where the split has them: a prediction should not start from cells it was trained on.
     chosen = np.flatnonzero(test if test.any() else is_control)
+    controls, z0 = latents.obs.iloc[chosen], np.asarray(latents.X, np.float32)[chosen]
+    x0 = sp.csr_matrix(prepared.X[chosen], dtype=np.float32)
+    prepared.file.close()
     kept = {key: about[key] for key in ("schema", "normalization", "target_sum", "size_factor") if key in about}
     return Predictor(
         name=settings.name,
@@ -255,8 +273,19 @@ def _load(folder: Path) -> Predictor:
         graph=graph,
         params=params,
         vocabulary=vocabulary,
-        controls=latents.obs.iloc[chosen],
-        z0=np.asarray(latents.X, np.float32)[chosen],
+        controls=controls,
+        z0=z0,
+        x0=x0,
+        typical=_typical(auto, controls["context"].astype(str).to_numpy(), z0, x0),
         var=var,
         about=kept,
     )
+
+
+def _typical(auto: Autoencoder, context: np.ndarray, z0: np.ndarray, x0: sp.csr_matrix) -> dict[str, np.ndarray]:
+    """Mean residual of the controls of each context, from at most 2,000 of them."""
+    found = {}
+    for name in np.unique(context):
+        rows = np.flatnonzero(context == name)[:2000]
+        found[name] = np.asarray(x0[rows].mean(axis=0)).ravel() - decode_all(auto, z0[rows]).mean(axis=0)
+    return found

@@ -139,7 +139,5 @@ def read_aliases(path: str | os.PathLike, symbols: Collection[str] = ()) -> Alia
     table = read_table(path, columns=("alias", "symbol"))
     empty = (table == "").any(axis=1).to_numpy()
     if empty.any():
-        raise InputError(
-            f"{path}: line {int(empty.argmax()) + 2} lacks an alias or a symbol; remove or complete it"
-        )
+        raise InputError(f"{path}: line {int(empty.argmax()) + 2} lacks an alias or a symbol; remove or complete it")
     return AliasTable.build(zip(table["alias"], table["symbol"], strict=True), symbols)

@@ -118,10 +118,7 @@ def concatenate(sources: Sequence[Aligned]) -> Aligned:
         renamed=tuple(dict.fromkeys(pair for each in sources for pair in each.coverage.renamed)),
         ambiguous=tuple(
             dict.fromkeys(
-                gene
-                for each in sources
-                for gene in each.coverage.ambiguous
-                if not mask[first.genes.index(gene)]
+                gene for each in sources for gene in each.coverage.ambiguous if not mask[first.genes.index(gene)]
             )
         ),
     )

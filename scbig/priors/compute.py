@@ -175,9 +175,7 @@ def embed_smiles(smiles: Mapping[str, str], dim: int = 1024, source: str = "smil
     empty = [name for name, text in smiles.items() if not text.strip()]
     if empty or not smiles:
         raise InputError(f"{source}: no SMILES for {some(empty) if empty else 'any drug'}")
-    vectorizer = HashingVectorizer(
-        analyzer="char", lowercase=False, ngram_range=(1, 4), n_features=dim, norm="l2"
-    )
+    vectorizer = HashingVectorizer(analyzer="char", lowercase=False, ngram_range=(1, 4), n_features=dim, norm="l2")
     matrix = vectorizer.transform(smiles.values()).toarray()
     return make_embedding(source, list(smiles), matrix, source)
 
@@ -197,9 +195,7 @@ def tissue_profile(table: pd.DataFrame, source: str = "tissue") -> Embedding:
     flat = [str(name) for name, s in zip(table.columns, spread, strict=True) if s == 0]
     if flat:
         raise InputError(f"{source}: {some(flat)} tells no genes apart; drop it")
-    return make_embedding(
-        source, table.index.astype(str).tolist(), (values - values.mean(axis=0)) / spread, source
-    )
+    return make_embedding(source, table.index.astype(str).tolist(), (values - values.mean(axis=0)) / spread, source)
 
 
 def coexpression(
@@ -228,9 +224,7 @@ def coexpression(
     if X.shape[1] != len(names):
         raise InputError(f"{source}: {len(names):,} gene names for {X.shape[1]:,} columns")
     if X.shape[0] < 3:
-        raise InputError(
-            f"{source}: {X.shape[0]} control cells are too few; name embeddings in files instead"
-        )
+        raise InputError(f"{source}: {X.shape[0]} control cells are too few; name embeddings in files instead")
     matrix = sp.csc_matrix(X, dtype=np.float64) if sp.issparse(X) else np.asarray(X, np.float64)
     mean = np.asarray(matrix.mean(axis=0)).ravel()
     if isinstance(matrix, np.ndarray):
@@ -240,9 +234,7 @@ def coexpression(
         spread = np.sqrt(np.maximum(square - mean**2, 0))
     varying = spread > 1e-6 * np.maximum(np.abs(mean), 1e-6)
     if varying.sum() < 2:
-        raise InputError(
-            f"{source}: {int(varying.sum())} of {len(names):,} genes vary in these cells; two are needed"
-        )
+        raise InputError(f"{source}: {int(varying.sum())} of {len(names):,} genes vary in these cells; two are needed")
     matrix, mean, spread = matrix[:, varying], mean[varying], spread[varying]
     loadings = _loadings(matrix, mean, spread, min(dim, *(n - 1 for n in matrix.shape)), seed)
     return make_embedding(source, names[varying].tolist(), _signed(loadings), source)
@@ -301,9 +293,7 @@ def factorise_network(
     matrix, degree = matrix[linked][:, linked], degree[linked]
     names = [gene for gene, has in zip(ppi.genes, linked, strict=True) if has]
     if len(names) <= dim + 1:
-        raise InputError(
-            f"{ppi.source}: {len(names)} genes have an edge, too few for {dim} dimensions; lower dim"
-        )
+        raise InputError(f"{ppi.source}: {len(names)} genes have an edge, too few for {dim} dimensions; lower dim")
     scale = sp.diags(1 / np.sqrt(degree))
     start = generator(seed, "network eigenpairs").standard_normal(len(names))
     # An approximation already: full precision would take seven times as long and change nothing.

@@ -112,13 +112,9 @@ def make_embedding(source: str, names: list[str], vectors: np.ndarray, where: st
         InputError: naming ``where`` and the offenders; see :func:`read_embedding`.
     """
     if vectors.ndim != 2:
-        raise InputError(
-            f"{where}: vectors must be a matrix with a row per name, not of shape {vectors.shape}"
-        )
+        raise InputError(f"{where}: vectors must be a matrix with a row per name, not of shape {vectors.shape}")
     if len(names) != len(vectors):
-        raise InputError(
-            f"{where}: {len(names):,} names but {len(vectors):,} vectors; the file does not fit together"
-        )
+        raise InputError(f"{where}: {len(names):,} names but {len(vectors):,} vectors; the file does not fit together")
     if not vectors.size:
         raise InputError(f"{where} holds no vectors")
     if vectors.dtype.kind not in "fiub":
@@ -131,9 +127,7 @@ def make_embedding(source: str, names: list[str], vectors: np.ndarray, where: st
         vectors = np.ascontiguousarray(vectors, np.float32)
     bad = ~np.isfinite(vectors).all(axis=1)
     if bad.any():
-        raise InputError(
-            f"{where}: NaN or infinite values for {some(np.asarray(names)[bad])}; remove or repair them"
-        )
+        raise InputError(f"{where}: NaN or infinite values for {some(np.asarray(names)[bad])}; remove or repair them")
     return Embedding(source, tuple(names), vectors)
 
 
@@ -207,9 +201,7 @@ def _delimited(path: Path, key: str | None) -> tuple[list[str], np.ndarray]:
 
 def _parquet(path: Path, key: str | None) -> tuple[list[str], np.ndarray]:
     if find_spec("pyarrow") is None:
-        raise InputError(
-            f"{path}: reading parquet needs pyarrow; install it, or save the table as .npz or .csv"
-        )
+        raise InputError(f"{path}: reading parquet needs pyarrow; install it, or save the table as .npz or .csv")
     import pyarrow
 
     errors = pyarrow.ArrowException, OSError, ValueError, KeyError, TypeError
@@ -234,16 +226,12 @@ def _parquet(path: Path, key: str | None) -> tuple[list[str], np.ndarray]:
 def _h5ad(path: Path, key: str | None) -> tuple[list[str], np.ndarray]:
     import anndata as ad
 
-    with whole(
-        path, ".h5ad file", OSError, KeyError, ValueError, RuntimeError, TypeError, AttributeError, IndexError
-    ):
+    with whole(path, ".h5ad file", OSError, KeyError, ValueError, RuntimeError, TypeError, AttributeError, IndexError):
         adata = ad.read_h5ad(path)
     if key is None:
         names, vectors = adata.obs_names, adata.X
         if vectors is None:
-            raise InputError(
-                f"{path} has no X; name one of obsm or varm: {', '.join([*adata.obsm, *adata.varm])}"
-            )
+            raise InputError(f"{path} has no X; name one of obsm or varm: {', '.join([*adata.obsm, *adata.varm])}")
     elif key in adata.obsm:
         names, vectors = adata.obs_names, adata.obsm[key]
     elif key in adata.varm:
@@ -271,9 +259,7 @@ def _from_dictionaries(found: object, path: Path) -> tuple[list[str], np.ndarray
             return _text(np.asarray(found["genes"], str)), np.asarray(found["vectors"])
         parts = [found]
     elif isinstance(found, dict | list | tuple):
-        parts = [
-            part for part in (found.values() if isinstance(found, dict) else found) if isinstance(part, dict)
-        ]
+        parts = [part for part in (found.values() if isinstance(found, dict) else found) if isinstance(part, dict)]
     else:
         parts = []
     if not parts:
@@ -284,9 +270,7 @@ def _from_dictionaries(found: object, path: Path) -> tuple[list[str], np.ndarray
     for part in parts:
         names = [name for name in part if isinstance(name, str)]
         if len(names) != len(part):
-            raise InputError(
-                f"{path}: a dictionary has keys that are not text, such as {_kind(_first_odd(part))}"
-            )
+            raise InputError(f"{path}: a dictionary has keys that are not text, such as {_kind(_first_odd(part))}")
         if part and all(isinstance(value, str) for value in part.values()):
             ensembl_of.update(part)
         elif part:
@@ -329,13 +313,9 @@ def stack(vectors: Mapping, where: str, names: list[str]) -> np.ndarray:
         if row.ndim == 2 and len(row) == 1:
             row = row[0]
         if row.ndim != 1 or row.dtype.kind not in "fiub":
-            raise InputError(
-                f"{where}: {name} has no vector of numbers but {_kind(value)} of shape {row.shape}"
-            )
+            raise InputError(f"{where}: {name} has no vector of numbers but {_kind(value)} of shape {row.shape}")
         if rows and len(row) != len(rows[0]):
-            raise InputError(
-                f"{where}: {name} has {len(row)} numbers, {names[0]} has {len(rows[0])}; all must agree"
-            )
+            raise InputError(f"{where}: {name} has {len(row)} numbers, {names[0]} has {len(rows[0])}; all must agree")
         with np.errstate(over="ignore"):
             rows.append(row.astype(np.float32))
     return np.stack(rows) if rows else np.zeros((0, 0), np.float32)

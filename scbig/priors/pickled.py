@@ -111,11 +111,7 @@ class _Array:
 
 def _build(shape: Any, kind: Any, order: str, data: Any) -> Any:
     """An array from its recorded parts, if they agree."""
-    if (
-        not isinstance(kind, _Type)
-        or not isinstance(shape, tuple)
-        or not all(type(n) is int and n >= 0 for n in shape)
-    ):
+    if not isinstance(kind, _Type) or not isinstance(shape, tuple) or not all(type(n) is int and n >= 0 for n in shape):
         raise Refused("an array of unknown type or shape")
     dtype = kind.dtype()
     if dtype is None:
@@ -187,9 +183,7 @@ def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> np.nd
     if last >= len(storage) or count > len(storage):
         raise Refused(f"a tensor of {count} numbers up to place {last} of a storage of {len(storage)}")
     width = storage.itemsize
-    return np.ndarray(
-        size, storage.dtype, storage, offset * width, tuple(step * width for step in stride)
-    ).copy()
+    return np.ndarray(size, storage.dtype, storage, offset * width, tuple(step * width for step in stride)).copy()
 
 
 def _parameter(tensor: Any, *_: Any) -> Any:

@@ -84,9 +84,7 @@ class Network:
     coverage: Coverage
 
 
-def read_ppi(
-    path: str | os.PathLike, min_score: float | int = 700, info: str | os.PathLike | None = None
-) -> PPI:
+def read_ppi(path: str | os.PathLike, min_score: float | int = 700, info: str | os.PathLike | None = None) -> PPI:
     """Reads interactions, in pieces, so that STRING's whole file needs little memory.
 
     Two layouts, gz or not, separated by tabs, commas or spaces: STRING's ``protein.links`` with its
@@ -145,9 +143,7 @@ def _number(
     if names is not None:
         unknown = [label for label in labels if label not in names]
         if unknown:
-            raise InputError(
-                f"{path}: the info file does not name {some(unknown)}; take links and info of one release"
-            )
+            raise InputError(f"{path}: the info file does not name {some(unknown)}; take links and info of one release")
         labels = [names[label] for label in labels]
     elif labels and all(_STRING_ID.fullmatch(label) for label in labels):
         raise InputError(
@@ -160,10 +156,7 @@ def _protein_names(info: str | os.PathLike) -> dict[str, str]:
     """STRING's protein identifiers and the names it prefers; an identifier without a name keeps itself."""
     table = read_table(info)
     identifier = str(table.columns[0])
-    if (
-        identifier.lstrip("#") not in ("string_protein_id", "protein_external_id")
-        or "preferred_name" not in table
-    ):
+    if identifier.lstrip("#") not in ("string_protein_id", "protein_external_id") or "preferred_name" not in table:
         raise InputError(
             f"{info} is not STRING's protein.info: its columns are {', '.join(map(str, table.columns[:4]))}, "
             "not string_protein_id, preferred_name, …"

@@ -77,9 +77,7 @@ def whole(path: str | os.PathLike, what: str, *errors: type[Exception]) -> Itera
         raise
     except errors as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise InputError(
-            f"{path} is truncated, corrupt or no {what} ({reason}); fetch or write it again"
-        ) from None
+        raise InputError(f"{path} is truncated, corrupt or no {what} ({reason}); fetch or write it again") from None
 
 
 def open_text(path: str | os.PathLike) -> TextIOWrapper:
@@ -139,16 +137,12 @@ def read_table(path: str | os.PathLike, columns: tuple[str, ...] | None = None) 
     quoting = csv.QUOTE_MINIMAL if mark == "," else csv.QUOTE_NONE
     with reading(path), open_text(path) as handle:
         try:
-            table = pd.read_csv(
-                handle, sep=mark, dtype=str, keep_default_na=False, na_filter=False, quoting=quoting
-            )
+            table = pd.read_csv(handle, sep=mark, dtype=str, keep_default_na=False, na_filter=False, quoting=quoting)
         except pd.errors.ParserError as error:
             raise InputError(f"{path} does not read as a table: {str(error).strip()}") from None
     lacking = [name for name in columns or () if name not in table]
     if lacking:
-        raise InputError(
-            f"{path} has no column {', '.join(lacking)}; it has {', '.join(map(str, table.columns))}"
-        )
+        raise InputError(f"{path} has no column {', '.join(lacking)}; it has {', '.join(map(str, table.columns))}")
     return table if columns is None else table[list(columns)]
 
 

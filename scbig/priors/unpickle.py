@@ -76,9 +76,7 @@ def read_torch(path: str | os.PathLike) -> Any:
         if not zipfile.is_zipfile(path):
             # A cut zip file has lost its directory, which stands at the end.
             if head.startswith(b"PK"):
-                raise InputError(
-                    f"{path} is truncated or corrupt (a zip file without its directory); fetch it again"
-                )
+                raise InputError(f"{path} is truncated or corrupt (a zip file without its directory); fetch it again")
             return read_pickle(path)
         # NotImplementedError, of compression unknown to zipfile, is a RuntimeError.
         with (
@@ -96,16 +94,12 @@ def _read_archive(archive: zipfile.ZipFile, path: str | os.PathLike) -> Any:
     entries = {info.filename: info for info in archive.infolist()}
     roots = [name[: -len("data.pkl")] for name in entries if name.endswith("/data.pkl") or name == "data.pkl"]
     if len(roots) != 1:
-        raise InputError(
-            f"{path} is a zip file but not PyTorch's: it holds {len(roots)} files data.pkl, not one"
-        )
+        raise InputError(f"{path} is a zip file but not PyTorch's: it holds {len(roots)} files data.pkl, not one")
     root = roots[0]
     # Storages are written as they are; compressed entries would let a small file fill the memory.
     packed = [name for name, info in entries.items() if info.compress_type != zipfile.ZIP_STORED]
     if packed:
-        raise InputError(
-            f"{path}: {packed[0]} is compressed, which PyTorch never does; save it again by torch.save"
-        )
+        raise InputError(f"{path}: {packed[0]} is compressed, which PyTorch never does; save it again by torch.save")
     order = archive.read(f"{root}byteorder").strip() if f"{root}byteorder" in entries else b"little"
     if order not in (b"little", b"big"):
         raise InputError(f"{path}: unknown byte order {order.decode(errors='replace')!r}")
@@ -149,9 +143,7 @@ def _load(data: bytes, path: str | os.PathLike, storage: Callable[[Any], np.ndar
             "If you trust its maker, load it there and save it as .npz with arrays genes and vectors"
         ) from None
     except _FAILURES as error:
-        raise InputError(
-            f"{path} is truncated, corrupt or no pickle ({str(error) or type(error).__name__})"
-        ) from None
+        raise InputError(f"{path} is truncated, corrupt or no pickle ({str(error) or type(error).__name__})") from None
 
 
 # The machine written in Python: damaged files make the one in C allocate gigabytes, or worse.
@@ -188,6 +180,4 @@ def _plain(value: Any, path: str | os.PathLike) -> Any:
     try:
         return settle(value)
     except Refused as error:
-        raise InputError(
-            f"{path} holds {error}; only arrays and containers are read, nothing was executed"
-        ) from None
+        raise InputError(f"{path} holds {error}; only arrays and containers are read, nothing was executed") from None

@@ -13,12 +13,12 @@ from scbig import config as configuration
 from scbig.console import say
 from scbig.errors import InputError
 from scbig.files import digest
-from scbig.run import STAGES, Run
+from scbig.run import STAGES, Run, Stage
 from scbig.stages.prepare import cluster, prepare
 from scbig.stages.score import evaluate, judge, report, sample, write_cells
 from scbig.stages.train import pretrain, train
 
-__all__ = ["execute", "judge", "write_cells"]
+__all__ = ["announce_device", "execute", "judge", "write_cells"]
 
 _DO: dict[str, Callable[[Run, ConfigDict, dict], None]] = {
     "prepare": prepare,
@@ -46,14 +46,16 @@ def execute(
         InputError: for mistakes in input or settings, or where a stage does not fit what is in the directory.
     """
     run = Run(workdir)
-    _announce_device(settings.device)
-    if force:
-        run.forget(stages[0])
+    announce_device(settings.device)
+    _refuse_other_settings(run, settings, stages)
     for name in stages:
         stage = STAGES[name]
         run.require(stage.reads)
-        chosen = {group: _plain(settings[group]) for group in stage.settings}
-        inputs = run.outputs_of(stage.reads) | (_file_input(settings) if name == "prepare" else {})
+        chosen = _chosen(stage, settings)
+        inputs = run.outputs_of(stage.reads) | (_file_inputs(settings) if name == "prepare" else {})
+        if force and name == stages[0]:
+            # Only now, so that a mistake found above does not cost a finished run its record.
+            run.forget(name)
         if run.state_of(stage, chosen, inputs) == "done":
             say(f"{name}: done before")
             continue
@@ -63,7 +65,27 @@ def execute(
     return run
 
 
-def _announce_device(wanted: str) -> None:
+def _chosen(stage: Stage, settings: ConfigDict) -> dict[str, Any]:
+    """The settings that a stage depends on."""
+    return {group: _plain(settings[group]) for group in stage.settings}
+
+
+def _refuse_other_settings(run: Run, settings: ConfigDict, stages: Sequence[str]) -> None:
+    """Refuses settings that the stages before the ones asked for were not run with.
+
+    They would not be acted on, but be kept as if they had been.
+    """
+    done = run.provenance["stages"]
+    earlier: set[str] = set()
+    for stage in reversed(STAGES.values()):
+        if stage.name in stages or stage.name in earlier:
+            earlier |= set(stage.reads)
+    for name in STAGES:
+        if name in earlier - set(stages) and name in done:
+            run.state_of(STAGES[name], _chosen(STAGES[name], settings), done[name]["inputs"])
+
+
+def announce_device(wanted: str) -> None:
     """Says first where the work will be done: a silent fallback to the CPU costs users days."""
     import jax
 
@@ -80,10 +102,13 @@ def _plain(value: Any) -> Any:
     return json.loads(json.dumps(value.to_dict())) if isinstance(value, ConfigDict) else value
 
 
-def _file_input(settings: ConfigDict) -> dict[str, str]:
-    path = Path(settings.data.path)
+def _file_inputs(settings: ConfigDict) -> dict[str, str]:
+    """What the first stage reads, by contents: the screen, and the split where it is a file."""
+    path, split = Path(settings.data.path), Path(settings.split.path)
     if not settings.data.path:
         raise InputError("no screen given; name an .h5ad or .zarr with --config.data.path=FILE")
     if not path.exists():
         raise InputError(f"no file {path}; check --config.data.path")
-    return {"data": digest(path)}
+    if settings.split.path and not split.is_file():
+        raise InputError(f"no file {split}; check --config.split.path")
+    return {"data": digest(path)} | ({"split": digest(split)} if settings.split.path else {})

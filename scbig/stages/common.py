@@ -30,7 +30,10 @@ def aliases(settings: ConfigDict) -> priors.AliasTable:
     """The alias table named in the settings, or an empty one."""
     if not settings.priors.aliases:
         return priors.AliasTable.empty()
-    return priors.readaliases(prior_file(settings, settings.priors.aliases))
+    # An alias that is also another gene's approved symbol means that gene; the table alone does not tell.
+    ids = settings.priors.gene_ids
+    symbols = priors.read_gene_ids(prior_file(settings, ids), "ensgene").values() if ids else ()
+    return priors.read_aliases(prior_file(settings, settings.priors.aliases), symbols=symbols)
 
 
 def load_prepared(run: Run) -> tuple[ad.AnnData, Split, np.ndarray]:

@@ -24,6 +24,8 @@ _BASELINES = {"balanced_kmeans": modules.balanced_kmeans, "kmeans": modules.kmea
 def prepare(run: Run, settings: ConfigDict, remarks: dict) -> None:
     """Reads, checks, splits and normalises the screen."""
     adata, split = data.prepare(None, settings)
+    for line in data.report_lines(adata):
+        say(f"prepare: {line}")
     with atomic(run.path("prepared.h5ad")) as temporary:
         adata.write_h5ad(temporary, compression="lzf")
     split.save(run.path("split.csv"))
@@ -52,6 +54,7 @@ def cluster(run: Run, settings: ConfigDict, remarks: dict) -> None:
     adata, _, part = load_prepared(run)
     genes, c = list(adata.var_names), settings.modules
     vectors, mask = semantic(settings, adata, part, remarks)
+    gene_sets = _gene_sets(settings)  # before the work, so that an absent file stops it before anything is written
     network = sp.csr_matrix((len(genes), len(genes)), dtype=np.float32)
     if settings.priors.ppi:
         info = prior_file(settings, settings.priors.ppi_info) if settings.priors.ppi_info else None
@@ -70,7 +73,7 @@ def cluster(run: Run, settings: ConfigDict, remarks: dict) -> None:
     else:
         result = _BASELINES[c.method](vectors, mask, genes, n_modules=c.n_modules, seed=settings.seed)
     result.save(run.path("modules.csv"))
-    audit = modules.audit(result, network, _gene_sets(settings), vectors=vectors, mask=mask, seed=settings.seed)
+    audit = modules.audit(result, network, gene_sets, vectors=vectors, mask=mask, seed=settings.seed)
     with atomic(run.path("audit.json")) as temporary:
         temporary.write_text(json.dumps(audit, indent=1) + "\n", encoding="utf-8")
     say(f"cluster: {result.n_modules} modules of {result.sizes.min()}–{result.sizes.max()} genes")

@@ -159,12 +159,9 @@ def judge(
         out: where scores and report go.
         settings: how to read the screen, and which baselines.
     """
-    d = settings.data
-    given = {
-        name: getattr(d, name) or None
-        for name in ("condition", "separator", "control", "context", "batch", "size_factor")
-    }
-    adata = data.read(data_file, normalized=d.normalized, **given)
+    adata = data.read_as_told(data_file, settings.data)
+    if "counts" in adata.layers and adata.uns["scbig"]["normalization"] == "counts":
+        adata = data.normalize(adata, None, settings.data.target_sum)
     split = Split.load(split_file)
     methods = {}
     for each in predictions:

@@ -8,6 +8,7 @@ from typing import Any
 import anndata as ad
 import jax.numpy as jnp
 import numpy as np
+import zarr
 from ml_collections import ConfigDict
 
 from scbig import evaluation, losses, priors, training
@@ -53,8 +54,14 @@ def pretrain(run: Run, settings: ConfigDict, remarks: dict) -> None:
     obs["part"] = part
     latents = ad.AnnData(training.encode_all(auto, adata.X), obs=obs)
     with atomic(run.path("latents.zarr")) as temporary:
-        latents.write_zarr(temporary)
+        _write_zarr(latents, temporary)
     remarks |= {"best_step": int(state.best_step), "held_out_error": float(state.best_score)}
+
+
+def _write_zarr(cells: ad.AnnData, path: Path) -> None:
+    """Format 3 without shards, said outright: AnnData's defaults for both are about to change."""
+    with ad.settings.override(auto_shard_zarr_v3=False):
+        ad.io.write_elem(zarr.open_group(str(path), mode="w", zarr_format=3), "/", cells)
 
 
 def _vocabulary(settings: ConfigDict, perturbations: list[str], contexts: list[str]) -> Vocabulary:
@@ -62,10 +69,8 @@ def _vocabulary(settings: ConfigDict, perturbations: list[str], contexts: list[s
     names = [name for name in settings.priors.condition if name != IDENTITY]
     found = {Path(name).name.split(".")[0]: priors.read_embedding(prior_file(settings, name)) for name in names}
     embeddings = {name: (each.genes, each.vectors) for name, each in found.items()}
-    alias: dict[str, str] = {}
-    if settings.priors.aliases and found:
-        known = set().union(*(each.genes for each in found.values()))
-        alias = aliases(settings).mapping(known)
+    table = aliases(settings)
+    alias = {name: table.mapping(each.genes) for name, each in found.items()}
     return Vocabulary.build(embeddings, perturbations, IDENTITY in settings.priors.condition, alias, contexts)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import fields
 from typing import Any, TypeVar
 
@@ -40,12 +40,12 @@ def new_autoencoder(
     return autoencoder.new(record(GCAEConfig, settings.gcae), layout, settings.seed, summary, known)
 
 
-def load_modules(run: Run, genes: Sequence[str]) -> Modules:
+def load_modules(run: Run, genes: Iterable[str]) -> Modules:
     """The run's modules, brought to the order of ``genes`` by name."""
     return Modules.load(run.path("modules.csv")).reorder(list(genes))
 
 
-def load_autoencoder(run: Run, settings: ConfigDict, genes: Sequence[str]) -> Autoencoder:
+def load_autoencoder(run: Run, settings: ConfigDict, genes: Iterable[str]) -> Autoencoder:
     """The run's trained autoencoder, for expression with its columns in the order of ``genes``."""
     modules = load_modules(run, genes)
     file, summary, known = run.path("gcae/summary.npz"), None, None

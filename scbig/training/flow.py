@@ -39,12 +39,14 @@ class FlowConfig:
     time: str = "uniform"  # uniform | logit_normal
     coupling: str = "sinkhorn"  # independent | sinkhorn | exact | precomputed
     epsilon: float = 0.05  # of the coupling, as a share of the mean cost
+    anchor: float = 1.0  # weight of the regression that fits the additive shift
     lambda_corr: float = 0.1
     lambda_path: float = 0.1
     align_conditions: int = 4  # conditions of the batch that enter the alignment losses
     align_cells: int = 32
     solver: str = "heun"
     solver_steps: int = 10
+    residual: bool = True  # judge cells with what the decoder cannot tell of the control they started from
     evaluate_every: int = 250
     chunk: int = 50
     patience: int = 8
@@ -107,7 +109,7 @@ def _alignment_losses(task, config, groups, targets, ẑ1):
 
 
 def _objective(params, graph, task, config, seed, step):
-    """The full objective of one step: flow matching plus the two alignment terms (design 4.4)."""
+    """The full objective of one step: flow matching, the shift's regression and the two alignment terms (design 4.4)."""
     network: FlowNet = nnx.merge(graph, params, task.buffers)
     batch_key, couple_key, time_key, noise_key, encoder_key, dropout_key = (
         rng.key(seed, f"flow {purpose}", step) for purpose in ("batch", "couple", "time", "noise", "encoder", "dropout")
@@ -121,12 +123,14 @@ def _objective(params, graph, task, config, seed, step):
     z_t, u = flow.interpolate(z0, z1, t[..., None], jax.random.normal(noise_key, z0.shape), config.sigma)
     condition = network.encode(task.populations.conditions.take(groups), encoder_key)
     v = network.velocity(z_t, t, condition, dropout_key)
-    loss = matching = jnp.mean(jnp.square(v - u))
-    metrics = {"flow": matching, "perplexity": perplexity}
+    matching = jnp.mean(jnp.square(v - u))
+    anchor = jnp.mean(jnp.square(network.velocity.shift(condition) - jnp.mean(u, axis=1)))
+    loss = matching + config.anchor * anchor
+    metrics = {"flow": matching, "anchor": anchor, "perplexity": perplexity}
     if config.lambda_corr or config.lambda_path:
         ẑ1 = flow.endpoint(z_t, t[..., None], v)
         corr, path = _alignment_losses(task, config, groups, targets, ẑ1)
-        loss = matching + config.lambda_corr * corr + config.lambda_path * path
+        loss = loss + config.lambda_corr * corr + config.lambda_path * path
         metrics |= {"corr": corr, "path": path}
     return loss, metrics | {"loss": loss}
 
@@ -167,7 +171,11 @@ def _held_out_distance(params, task, *, graph, config):
     condition = network.encode(watched.conditions)
     z1 = sample_latents(network, condition, watched.z0, config.solver_steps, config.solver)
     decoded = jax.lax.map(task.auto.decode, z1)
-    predicted = (decoded - task.origin[None, None]) @ task.loadings
+    if config.residual:
+        moved = decoded - jax.lax.map(task.auto.decode, watched.z0)
+        predicted = watched.control + moved @ task.loadings
+    else:
+        predicted = (decoded - task.origin[None, None]) @ task.loadings
     weight = watched.real_weight
     distance = jax.vmap(lambda x, y, w: losses.energy_distance(x, y, None, w))
     ours, controls = (

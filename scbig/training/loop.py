@@ -70,6 +70,9 @@ def run(
     found = checkpoints.restore(state)
     if found is not None:
         state, record = found
+    # Bound to the device from the start: what a step returns is, and an argument that is not bound like the
+    # one before it would have the step compiled twice.
+    state = jax.tree.map(lambda leaf: jax.device_put(leaf, leaf.sharding), state)
     log = MetricsLog(log_folder, stage, record["step"])
     keep = jax.jit(keep_best, donate_argnums=0)
     evaluations = config.evaluate_every // config.chunk

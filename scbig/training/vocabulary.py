@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -56,13 +57,13 @@ class Vocabulary:
     Attributes:
         genes: per source, the names it knows.
         vectors: per source, their vectors ``[names, dims]``, each of length √dims so that entries are of order one.
-        alias: other names of perturbations, to the name that the sources use.
+        alias: per source, other names of perturbations, to the name that it uses.
         contexts: the contexts of the training data, in the order of their numbers.
     """
 
     genes: dict[str, tuple[str, ...]]
     vectors: dict[str, Float[np.ndarray, ...]]
-    alias: dict[str, str]
+    alias: dict[str, dict[str, str]]
     contexts: tuple[str, ...]
 
     @classmethod
@@ -71,7 +72,7 @@ class Vocabulary:
         embeddings: dict[str, tuple[Sequence[str], Float[np.ndarray, "names dims"]]],
         perturbations: Sequence[str],
         identity: bool,
-        alias: dict[str, str],
+        alias: dict[str, dict[str, str]],
         contexts: Sequence[str],
     ) -> Vocabulary:
         """From embeddings by source name.
@@ -81,7 +82,7 @@ class Vocabulary:
             perturbations: those of the training conditions; each gets a one-hot vector where ``identity`` is set.
             identity: whether there is such a source. It lets the model tell apart what the others cannot, and is
                 masked for perturbations never trained on.
-            alias: other names, to the name in the sources.
+            alias: per source, other names, to the name that it uses.
             contexts: the contexts of the training data.
         """
         genes, vectors = {}, {}
@@ -100,17 +101,25 @@ class Vocabulary:
                 "no source tells perturbations apart; name embeddings in --config.priors.condition, "
                 "or 'identity' to predict only perturbations that were trained on"
             )
-        return cls(genes, vectors, dict(alias), tuple(contexts))
+        return cls(genes, vectors, {source: dict(names) for source, names in alias.items()}, tuple(contexts))
 
     @property
     def dims(self) -> dict[str, int]:
         """Dimensions of each source."""
         return {name: values.shape[1] for name, values in self.vectors.items()}
 
+    def place(self, source: str, perturbation: str) -> int | None:
+        """The row of a perturbation in a source, under its own or another name; None where it is not known."""
+        rows = self._rows[source]
+        return rows.get(perturbation, rows.get(self.alias.get(source, {}).get(perturbation, "")))
+
+    @cached_property
+    def _rows(self) -> dict[str, dict[str, int]]:
+        return {source: {name: row for row, name in enumerate(names)} for source, names in self.genes.items()}
+
     def unknown(self, perturbations: Sequence[str]) -> list[str]:
         """Those that no source knows."""
-        known = set().union(*self.genes.values())
-        return [p for p in dict.fromkeys(perturbations) if p not in known and self.alias.get(p) not in known]
+        return [p for p in dict.fromkeys(perturbations) if all(self.place(s, p) is None for s in self.genes)]
 
     def conditions(self, groups: Sequence[Group]) -> Conditions:
         """The encoder's arrays for the given groups.
@@ -133,13 +142,12 @@ class Vocabulary:
         for row, names in enumerate(tokens):
             present[row, : len(names)] = True
         sources, known = {}, {}
-        for source, names in self.genes.items():
-            place = {name: number for number, name in enumerate(names)}
+        for source in self.genes:
             sources[source] = np.zeros((*shape, self.vectors[source].shape[1]), np.float32)
             known[source] = np.zeros(shape, bool)
             for row, perturbations in enumerate(tokens):
                 for column, p in enumerate(perturbations):
-                    found = place.get(p, place.get(self.alias.get(p, "")))
+                    found = self.place(source, p)
                     if found is not None:
                         sources[source][row, column] = self.vectors[source][found]
                         known[source][row, column] = True
@@ -154,17 +162,15 @@ class Vocabulary:
 
     def coverage(self, perturbations: Sequence[str]) -> dict[str, list[str]]:
         """Per source, which of the perturbations it lacks."""
-        return {
-            source: [p for p in dict.fromkeys(perturbations) if p not in names and self.alias.get(p) not in names]
-            for source, names in ((source, set(names)) for source, names in self.genes.items())
-        }
+        return {s: [p for p in dict.fromkeys(perturbations) if self.place(s, p) is None] for s in self.genes}
 
     def save(self, path: Path) -> None:
         """Writes everything that sampling needs to know of perturbations, in one compressed file."""
         arrays = {"contexts": np.array(self.contexts, str)}
-        arrays["alias"] = np.array([list(pair) for pair in self.alias.items()], str).reshape(-1, 2)
         for source, names in self.genes.items():
             arrays[f"genes:{source}"] = np.array(names, str)
+            pairs = [list(pair) for pair in self.alias.get(source, {}).items()]
+            arrays[f"alias:{source}"] = np.array(pairs, str).reshape(-1, 2)
             arrays[f"vectors:{source}"] = self.vectors[source].astype(np.float16)
         with atomic(path) as temporary:
             np.savez_compressed(temporary, **arrays)
@@ -177,6 +183,6 @@ class Vocabulary:
             return cls(
                 genes={source: tuple(file[f"genes:{source}"].tolist()) for source in sources},
                 vectors={source: file[f"vectors:{source}"].astype(np.float32) for source in sources},
-                alias=dict(file["alias"].tolist()),
+                alias={source: dict(file[f"alias:{source}"].tolist()) for source in sources},
                 contexts=tuple(file["contexts"].tolist()),
             )

@@ -49,25 +49,31 @@ def test_a_condition_moves_only_its_own_cells_and_cells_move_alone():
     assert not np.allclose(field(z, 1 - t, condition), whole)
 
 
-def test_a_pair_is_the_sum_of_its_singles_until_an_interaction_is_learned():
-    field, (z, t, condition) = make(), draw(c=2)
+def test_a_pair_shifts_by_the_sum_of_its_singles_until_an_interaction_is_learned():
+    field, (_, _, condition) = make(), draw(c=2)
+    field.alone.kernel[...] = jax.random.normal(jax.random.key(3), (6, 4))
     pair = some(condition, slice(1, 2))
-    singles = [
-        Encoded(pair.tokens[:, [k]], pair.present[:, [k]], pair.pooled)
-        for k in range(2)
-    ]  # fmt: skip
-    at = (z[1:2], t[1:2])
-    total = field(*at, singles[0]) + field(*at, singles[1])
-    np.testing.assert_allclose(field(*at, pair), total, atol=1e-5)
-    field.together.bias[...] = jax.random.normal(jax.random.key(2), field.together.bias[...].shape)
-    assert not np.allclose(field(*at, pair), total)
-    padded = singles[0]._replace(
-        tokens=jnp.pad(singles[0].tokens, [(0, 0), (0, 1), (0, 0)]),
-        present=jnp.pad(singles[0].present, [(0, 0), (0, 1)]),
-    )
-    np.testing.assert_allclose(field(*at, padded), field(*at, singles[0]), atol=1e-5)
-    plain = make(interaction_rank=0)
-    np.testing.assert_allclose(plain(*at, pair), plain(*at, singles[0]) + plain(*at, singles[1]), atol=1e-5)
+    singles = [Encoded(pair.tokens[:, [k]], pair.present[:, [k]], pair.pooled) for k in range(2)]
+    total = field.shift(singles[0]) + field.shift(singles[1])
+    np.testing.assert_allclose(field.shift(pair), total, atol=1e-5)
+    assert float(jnp.abs(total).min()) > 0
+    field.together.bias[...] = jnp.ones(4)
+    np.testing.assert_allclose(field.shift(pair), total + 1.0, atol=1e-5)
+    np.testing.assert_allclose(field.shift(singles[0]) + field.shift(singles[1]), total, atol=1e-5)
+    assert not hasattr(make(interaction=False), "together")
+
+
+def test_the_shift_moves_the_frame_and_the_flow_leaves_it_alone():
+    """The residual sees cells where they would be without the shift, and its loss does not change the shift."""
+    field, (z, t, condition) = make(), draw()
+    before = field(z, t, condition)
+    field.alone.kernel[...] = jax.random.normal(jax.random.key(3), (6, 4))
+    shift = field.shift(condition)[:, None]
+    np.testing.assert_allclose(field(z + t[..., None] * shift, t, condition) - shift, before, atol=1e-4)
+    graph, params = nnx.split(field)
+    gradient = jax.grad(lambda p: jnp.sum(nnx.merge(graph, p)(z, t, condition) ** 2))(params)
+    assert np.all(np.asarray(gradient["alone"]["kernel"][...]) == 0)
+    assert np.any(np.asarray(gradient["enter"]["kernel"][...]) != 0)
 
 
 def test_one_time_for_all_cells_is_the_same_as_that_time_for_each():

@@ -35,9 +35,7 @@ def test_approved_symbol_wins_over_further_aliases():
     assert TABLE.resolve(["OLD1"], {"OLDER1", "GENE1"}) == ["GENE1"]
 
 
-@pytest.mark.parametrize(
-    ("gene", "known"), [("TWICE", {"GENE2"}), ("GENE4", {"GENE5"}), ("GENE1", {"OLD1", "OLDER1"})]
-)
+@pytest.mark.parametrize(("gene", "known"), [("TWICE", {"GENE2"}), ("GENE4", {"GENE5"}), ("GENE1", {"OLD1", "OLDER1"})])
 def test_ambiguous_is_left_out_and_reported(gene, known):
     match = TABLE.match([gene], known)
     assert match.names == (None,)
@@ -122,9 +120,7 @@ def test_absent_folder_truncated_binary(tmp_path):
 
 
 def test_coverage_counts_line_and_json():
-    coverage = Coverage.of(
-        "text", {"A": True, "B": False, "C": True}, {"A": True, "Z": False}, [("C", "C1")], ["B"]
-    )
+    coverage = Coverage.of("text", {"A": True, "B": False, "C": True}, {"A": True, "Z": False}, [("C", "C1")], ["B"])
     assert (coverage.n_genes, coverage.n_found, coverage.n_targets, coverage.n_targets_found) == (3, 2, 2, 1)
     assert (coverage.missing, coverage.missing_targets) == (("B",), ("Z",))
     line = coverage.line()

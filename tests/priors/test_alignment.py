@@ -63,9 +63,7 @@ def test_concatenation_weighs_sources_alike_whatever_their_scale():
         unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
         return unit @ unit.T
 
-    np.testing.assert_allclose(
-        cosines(joined.vectors), (cosines(one.vectors) + cosines(two.vectors)) / 2, atol=1e-6
-    )
+    np.testing.assert_allclose(cosines(joined.vectors), (cosines(one.vectors) + cosines(two.vectors)) / 2, atol=1e-6)
     np.testing.assert_allclose(np.linalg.norm(joined.vectors, axis=1), 1, atol=1e-6)
     assert joined.coverage.source == "s1 + s2"
 

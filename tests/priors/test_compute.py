@@ -157,9 +157,7 @@ def test_tissue_profile(tmp_path):
 
 def test_smiles(tmp_path):
     path = tmp_path / "smiles.csv"
-    path.write_text(
-        'name,SMILES,path\nethanol,CCO,a\npropanol,CCCO,a\n"benzene, pure",c1ccccc1,b\nethanol,CCO,c\n'
-    )
+    path.write_text('name,SMILES,path\nethanol,CCO,a\npropanol,CCCO,a\n"benzene, pure",c1ccccc1,b\nethanol,CCO,c\n')
     smiles = priors.read_smiles(path)
     assert smiles == {"ethanol": "CCO", "propanol": "CCCO", "benzene, pure": "c1ccccc1"}
     found = priors.embed_smiles(smiles, dim=256)
@@ -242,9 +240,7 @@ def test_network_vectors_agree_with_the_given_ones(shared):
         whole.scores[inside],
     )
     found = priors.factorise_network(part, dim=64)
-    degree = dict(
-        zip(part.genes, np.bincount(np.r_[part.rows, part.cols], minlength=len(part.genes)), strict=True)
-    )
+    degree = dict(zip(part.genes, np.bincount(np.r_[part.rows, part.cols], minlength=len(part.genes)), strict=True))
     genes = [gene for gene in found.genes if gene in set(given.genes) and degree[gene] >= 10]
     one, two = priors.align(found, genes), priors.align(given, genes)
     both = one.mask & two.mask
@@ -257,9 +253,7 @@ def test_network_vectors_agree_with_the_given_ones(shared):
 @pytest.mark.realdata
 def test_real_tables(shared):
     folder = shared / "priors"
-    assert priors.tissue_profile(
-        priors.read_tissue(folder / "gtex_tissue_log1p_tpm.tsv.gz")
-    ).vectors.shape == (
+    assert priors.tissue_profile(priors.read_tissue(folder / "gtex_tissue_log1p_tpm.tsv.gz")).vectors.shape == (
         18651,
         29,
     )

@@ -62,9 +62,7 @@ GENE2GO = """#tax_id\tGeneID\tGO_ID\tEvidence\tQualifier\tGO_term\tPubMed\tCateg
 
 
 def test_gene2go(tmp_path):
-    ids = priors.read_gene_ids(
-        put(tmp_path / "ids.tsv", "symbol\tensgene\tentrez\nA\tE1\t1\nB\tE2\t2\nC\tE3\t\n")
-    )
+    ids = priors.read_gene_ids(put(tmp_path / "ids.tsv", "symbol\tensgene\tentrez\nA\tE1\t1\nB\tE2\t2\nC\tE3\t\n"))
     assert ids == {"1": "A", "2": "B"}
     path = put(tmp_path / "gene2go.gz", GENE2GO)
     assert priors.read_gene2go(path, ids) == {"GO:1": ("A", "B"), "GO:2": ("B",)}

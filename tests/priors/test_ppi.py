@@ -69,9 +69,7 @@ def test_edge_list_without_scores_is_kept_whole(tmp_path, header):
 def test_score_column_is_found_by_name(tmp_path):
     text = "protein1\tprotein2\tneighborhood\tcombined_score\nA\tB\t0\t900\nA\tC\t999\t100\n"
     assert edges(priors.read_ppi(put(tmp_path / "e.tsv", text))) == {("A", "B"): 900}
-    with pytest.raises(
-        InputError, match="no column is named combined_score or score or weight; it has a, b, c"
-    ):
+    with pytest.raises(InputError, match="no column is named combined_score or score or weight; it has a, b, c"):
         priors.read_ppi(put(tmp_path / "e.tsv", "a\tb\tc\nA\tB\t900\n"))
 
 

@@ -15,7 +15,9 @@ def vocabulary():
         np.vstack([rng.normal(size=(3, 4)), np.zeros((1, 4))]).astype(np.float32),
     )
     network = (["B", "NEW"], rng.normal(size=(2, 3)).astype(np.float32))
-    return Vocabulary.build({"text": text, "network": network}, ["A", "X"], True, {"OLD": "NEW"}, ["k562", "rpe1"])
+    return Vocabulary.build(
+        {"text": text, "network": network}, ["A", "X"], True, {"network": {"OLD": "NEW"}}, ["k562", "rpe1"]
+    )
 
 
 def test_groups_are_conditions_in_contexts_at_doses():
@@ -68,7 +70,11 @@ def test_what_no_source_knows_is_named_with_the_sources(vocabulary):
 def test_it_is_read_back_as_it_was_written(vocabulary, tmp_path):
     vocabulary.save(tmp_path / "v.npz")
     again = Vocabulary.load(tmp_path / "v.npz")
-    assert again.genes == vocabulary.genes and again.alias == vocabulary.alias and again.contexts == vocabulary.contexts
+    assert (
+        again.genes == vocabulary.genes
+        and {k: v for k, v in again.alias.items() if v} == vocabulary.alias
+        and again.contexts == vocabulary.contexts
+    )
     for name, values in vocabulary.vectors.items():
         np.testing.assert_array_equal(again.vectors[name], values)
     assert again.coverage(["A", "OLD", "Q"])["network"] == ["A", "Q"]

@@ -67,11 +67,11 @@ def main() -> None:
             ]
         )
     notes = [
-        f"{given.steps} steps, mean over {len(given.run)} run(s), each with its own split, weights and autoencoder. The "
-        "score is the distance of sampled to held-out cells relative to control's while training; lower is better. pearson_delta "
-        "and e-distance share are those of the judge on the test part, with the parameters of the best score. Perplexity is "
-        "the number of partners that a control effectively chooses among: of its condition's cells in a batch of 32, or, "
-        "where precomputed, of all controls."
+        f"{given.steps} steps, mean over {len(given.run)} run(s), each with its own split, weights and autoencoder.",
+        "The score is the distance of sampled to held-out cells relative to control's while training; lower is better. "
+        "pearson_delta and e-distance share are the judge's, on the test part, with the parameters of the best score. "
+        "Perplexity is the number of partners that a control effectively chooses among: of its condition's cells in a "
+        "batch of 32, or, where precomputed, of all controls.",
     ]
     command = f"python -m benchmarks.coupling --run RUN --name {given.name} --steps {given.steps}"
     write(

@@ -36,11 +36,11 @@ def get_config():
     c.gcae.heads = 4
     c.gcae.readout = "concat"
     c.gcae.dropout = 0.0
-    c.pretrain.epochs = 30
+    c.pretrain.epochs = 24
     c.pretrain.learning_rate = 2e-3
     c.condition.width = 128
     c.velocity.width = 256
-    c.flow.steps = 1500
+    c.flow.steps = 1000
     c.flow.learning_rate = 2e-4
     c.flow.coupling = "independent"
     c.flow.align_conditions = 2

@@ -129,8 +129,13 @@ def test_training_continued_from_the_checkpoint_and_was_logged_once(whole, kille
     total = read_metrics(whole, stage)[-1]["step"]
     assert 0 < steps[stage] < total, "killed too late to show anything"
     after = said[KILLED_IN[KILLED_IN.index(stage) + 1]]
-    assert f"{stage}: continuing at {steps[stage]} of {total}" in after
+    assert f"{stage}: continuing at {steps[stage]} of {total}" in after.splitlines()
     assert read_metrics(folder, stage) == read_metrics(whole, stage)
+
+
+def stages_that(did, said):
+    """The stages of which a process said so."""
+    return [name for name in STAGES if any(line.startswith(f"{name}: {did}") for line in said.splitlines())]
 
 
 def test_what_was_done_was_not_done_again(killed):
@@ -138,9 +143,9 @@ def test_what_was_done_was_not_done_again(killed):
     for number, stage in enumerate(KILLED_IN):
         # The stage before, in which the process before was killed, is finished by this one.
         finished, before = KILLED_IN[max(number - 1, 0) : number], KILLED_IN[: max(number - 1, 0)]
-        assert [name for name in STAGES if f"{name}: done before" in said[stage]] == list(before)
-        assert [name for name in STAGES if f"{name}: done in" in said[stage]] == list(finished)
-    assert [name for name in STAGES if f"{name}: done before" in said["last"]] == list(KILLED_IN[:-1])
+        assert stages_that("done before", said[stage]) == list(before)
+        assert stages_that("done in", said[stage]) == list(finished)
+    assert stages_that("done before", said["last"]) == list(KILLED_IN[:-1])
 
 
 def test_the_record_is_whole(killed):

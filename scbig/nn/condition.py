@@ -74,7 +74,9 @@ class ConditionEncoder(nnx.Module):
         width = config.width
         self.project = nnx.List([nnx.Linear(source_dims[name], width, rngs=rngs) for name in self.names])
         self.dose = nnx.Linear(1, width, use_bias=False, rngs=rngs)
-        self.context = nnx.Embed(config.n_contexts, width, rngs=rngs)
+        # From zero, so that a context in which nothing was perturbed in training stays neutral.
+        zeros = nnx.initializers.zeros
+        self.context = nnx.Embed(config.n_contexts, width, embedding_init=zeros, rngs=rngs)
         self.token_norm = nnx.LayerNorm(width, rngs=rngs)
         self.token_mlp = Mlp(width, 2, rngs=rngs)
         self.score = nnx.Linear(width, 1, rngs=rngs)

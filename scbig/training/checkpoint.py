@@ -67,6 +67,10 @@ def save_params(folder: Path, params: Any) -> None:
         checkpointer.save(Path(temporary).resolve(), params)
 
 
+def _shapes(tree: Any) -> list[tuple[int, ...]]:
+    return sorted(tuple(leaf.shape) for leaf in jax.tree.leaves(tree))
+
+
 def load_params(folder: Path, like: Any) -> Any:
     """Reads parameters into the given structure.
 
@@ -78,7 +82,11 @@ def load_params(folder: Path, like: Any) -> Any:
         raise InputError(f"no trained parameters in {folder}; run the stage that writes them first")
     with ocp.StandardCheckpointer() as checkpointer:
         try:
-            return checkpointer.restore(folder, _abstract(like))
+            # Orbax finds out while it reads, and what it was still reading then complains on stderr for each array.
+            kept, wanted = checkpointer.metadata(folder).item_metadata, _abstract(like)
+            if kept is not None and _shapes(kept.tree) != _shapes(wanted):
+                raise ValueError("its arrays have other shapes")
+            return checkpointer.restore(folder, wanted)
         except (ValueError, KeyError, FileNotFoundError) as problem:
             raise InputError(
                 f"the parameters in {folder} do not fit this network or are damaged: {str(problem).splitlines()[0]}"

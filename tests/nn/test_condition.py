@@ -74,7 +74,10 @@ def test_control_dose_and_context_are_told_apart():
     assert np.isfinite(control.pooled).all() and np.all(np.asarray(control.tokens) == 0)
     plain = encoder(given).tokens
     assert not np.allclose(encoder(given._replace(dose=given.present * 1.0)).tokens, plain)
-    assert not np.allclose(encoder(given._replace(context=1 - given.context)).tokens, plain)
+    np.testing.assert_array_equal(encoder(given._replace(context=1 - given.context)).tokens, plain)
+    encoder.context.embedding[...] = jnp.asarray([[1.0] * 12, [-1.0] * 12])
+    turned = encoder(given._replace(context=1 - given.context)).tokens
+    assert not np.allclose(turned, encoder(given).tokens)
 
 
 def test_source_dropout_never_hides_every_source():

@@ -4,6 +4,7 @@ Command:  scbig run --config configs/norman_cells.py --workdir runs/norman_cells
               --config.data.path=norman2019_cells.h5ad --config.priors.dir=priors
 
 A check of the whole path on real doubles, not a benchmark: only a few of the doubles have both singles in the sample.
+Time: some minutes on 2 cores. No score is claimed: seven test conditions decide nothing.
 """
 
 from scbig import config

@@ -6,6 +6,7 @@ Command:  scbig simulate --effects norman2019_effects.h5ad --n-cells 90000 --out
 Holdout:  the same with --config.split.rule=holdout --config.split.n_test=21 --config.split.n_val=8
 
 Real effects, simulated cells: results must be labelled so (``uns["simulated_cells"]``).
+Time and scores: not measured yet.
 """
 
 from pathlib import Path

@@ -14,9 +14,11 @@ from scbig.console import say
 from scbig.errors import InputError
 from scbig.files import digest
 from scbig.run import STAGES, Run, Stage
+from scbig.stages.common import prior_file
 from scbig.stages.prepare import cluster, prepare
 from scbig.stages.score import evaluate, judge, report, sample, write_cells
 from scbig.stages.train import pretrain, train
+from scbig.training.vocabulary import IDENTITY
 
 __all__ = ["announce_device", "execute", "judge", "write_cells"]
 
@@ -52,7 +54,7 @@ def execute(
         stage = STAGES[name]
         run.require(stage.reads)
         chosen = _chosen(stage, settings)
-        inputs = run.outputs_of(stage.reads) | (_file_inputs(settings) if name == "prepare" else {})
+        inputs = run.outputs_of(stage.reads) | _file_inputs(name, settings)
         if force and name == stages[0]:
             # Only now, so that a mistake found above does not cost a finished run its record.
             run.forget(name)
@@ -102,8 +104,15 @@ def _plain(value: Any) -> Any:
     return json.loads(json.dumps(value.to_dict())) if isinstance(value, ConfigDict) else value
 
 
-def _file_inputs(settings: ConfigDict) -> dict[str, str]:
-    """What the first stage reads, by contents: the screen, and the split where it is a file."""
+def _file_inputs(stage: str, settings: ConfigDict) -> dict[str, str]:
+    """What a stage reads from outside the run, by contents: the screen, a split that is a file, and the priors."""
+    if stage in ("cluster", "pretrain", "train"):
+        given = settings.priors
+        singles = (given.aliases, given.gene_ids, given.ppi, given.ppi_info, given.pathways)
+        names = {*singles, *given.semantic, *given.condition, *given.gene_sets} - {"", IDENTITY}
+        return {name: digest(prior_file(settings, name)) for name in sorted(names)}
+    if stage != "prepare":
+        return {}
     path, split = Path(settings.data.path), Path(settings.split.path)
     if not settings.data.path:
         raise InputError("no screen given; name an .h5ad or .zarr with --config.data.path=FILE")

@@ -6,8 +6,8 @@ Command:  scbig run --config configs/papalexi.py --workdir runs/papalexi \
 A quarter of each condition's cells is held out (split ``cells``). The panel is a part of the transcriptome, so depth comes
 from ``n_umis``, and the knocked-out genes need not be in it.
 
-Time: 4 to 8 minutes on 2 cores, most of it pretraining. Scores (3 seeds, docs/results.md): pearson_delta of decoded cells 0.96
-to 0.97 for STAT1, IFNGR1, IFNGR2 and JAK2, 0.89 for SMAD4, 0.83 for IRF1; e-distance 0.03 to 0.17 of control's.
+Time: 4 to 8 minutes on 2 cores, most of it pretraining. Scores (3 seeds, docs/results.md): pearson_delta of decoded cells
+0.96 to 0.97 for STAT1, IFNGR1, IFNGR2 and JAK2, 0.89 for SMAD4, 0.83 for IRF1; e-distance 0.03 to 0.17 of control's.
 """
 
 from scbig import config

@@ -253,6 +253,7 @@ def _load(folder: Path) -> Predictor:
     settings = configuration.read_json(run.path("config.json"))
     prepared = ad.read_h5ad(run.path("prepared.h5ad"), backed="r")
     var, about = prepared.var.copy(), dict(prepared.uns["scbig"])
+    var["module"] = assemble.load_modules(run, var.index).module
     auto = assemble.load_autoencoder(run, settings, var.index)
     vocabulary = Vocabulary.load(run.path("flow/conditions.npz"))
     network = assemble.load_flow(run, settings, vocabulary)

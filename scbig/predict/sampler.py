@@ -93,7 +93,7 @@ class Predictor:
 
         Args:
             conditions: such as ``["STAT1", "IFNGR2+JAK2", "control"]``, in any order of the genes.
-            n_cells: cells of each.
+            n_cells: cells of each. Their residuals are centred over the draw, so a single cell has none.
             context: cell line or cell type, or one for each condition; needed where the run has several.
             dose: of drugs.
             seed: of the control cells drawn; the run's by default.

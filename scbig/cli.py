@@ -58,12 +58,29 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--config", metavar="FILE", help=argparse.SUPPRESS)
     evaluate.add_argument("--workdir", metavar="DIR", help="the run directory")
     evaluate.add_argument(
-        "--predictions", metavar="FILE", action="append", help="[NAME=]FILE.h5ad of any tool; repeats"
+        "--predictions",
+        metavar="FILE",
+        action="append",
+        help="[NAME=]FILE.h5ad of any tool; repeats; one NAME for seeds",
     )
-    evaluate.add_argument("--data", metavar="FILE", help="the screen, with --predictions")
+    evaluate.add_argument("--data", metavar="FILE", help="the screen or a table of effects, with --predictions")
+    evaluate.add_argument("--effects", action="store_true", help="--data is a table of effects and does not say so")
     evaluate.add_argument("--split", metavar="FILE", help="the split file, with --predictions")
     evaluate.add_argument("--out", metavar="DIR", help="where scores and report go, with --predictions")
     evaluate.add_argument("--force", action="store_true", help="score again")
+
+    baselines = add("baselines", "fit every baseline on one split and write its predictions", run=False)
+    baselines.add_argument("--config", metavar="FILE", help=argparse.SUPPRESS)
+    baselines.add_argument("--data", metavar="FILE", required=True, help="a screen, or a table of effects")
+    baselines.add_argument("--effects", action="store_true", help="--data is a table of effects and does not say so")
+    baselines.add_argument("--split", metavar="SPLIT", required=True, help="a split file, or a rule such as additive")
+    baselines.add_argument("--out", metavar="DIR", required=True, help="where predictions, split and record go")
+    baselines.add_argument("--only", metavar="A,B", default="", help="these only, such as additive,knn or knn-all")
+    baselines.add_argument("--priors", metavar="DIR", default="", help="every embedding in this folder is used")
+    baselines.add_argument("--trials", type=int, default=0, metavar="N", help="settings that Optuna tries (0: a grid)")
+    baselines.add_argument("--cells", type=int, default=0, metavar="N", help="write N cells per condition, not effects")
+    baselines.add_argument("--force", action="store_true", help="replace what an earlier call wrote")
+    baselines.epilog = "--config.split.FIELD=VALUE and --config.data.FIELD=VALUE change split and reading."
 
     demo = add("demo", "the whole path on a simulated screen", run=False)
     demo.add_argument("--workdir", metavar="DIR", default="runs/demo", help="the run directory (runs/demo)")

@@ -100,10 +100,29 @@ def _evaluate(given: Namespace, changes: list[str]) -> None:
         raise InputError(f"{given.out} holds an evaluation; choose another --out or replace it with --force")
     settings = configuration.load(given.config) if given.config else configuration.default()
     rows = stages.judge(
-        given.predictions, given.data, given.split, given.out, configuration.override(settings, changes)
+        given.predictions,
+        given.data,
+        given.split,
+        given.out,
+        configuration.override(settings, changes),
+        given.effects,
     )
     table(rows)
     say(f"report   {Path(given.out, 'report.html')}")
+
+
+def _baselines(given: Namespace, changes: list[str]) -> None:
+    settings = configuration.load(given.config) if given.config else configuration.default()
+    settings = configuration.override(settings, changes)
+    task = stages.Task(
+        data=given.data, split=given.split, out=given.out, priors=given.priors, effects=given.effects,
+        only=tuple(name.strip() for name in given.only.split(",") if name.strip()),
+        trials=given.trials, cells=given.cells, force=given.force,
+    )  # fmt: skip
+    stages.announce_device(settings.device)
+    record = stages.fit_baselines(task, settings)
+    say(f"{len(record['baselines'])} baselines in {given.out}; to judge them:")
+    say(stages.next_command(task, list(record["baselines"]), changes))
 
 
 def _demo(given: Namespace, changes: list[str]) -> None:
@@ -161,6 +180,7 @@ def _fetch(given: Namespace, changes: list[str]) -> None:
 _OTHERS = {
     "sample": _sample,
     "evaluate": _evaluate,
+    "baselines": _baselines,
     "demo": _demo,
     "simulate": _simulate,
     "fetch": _fetch,

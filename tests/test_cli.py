@@ -17,7 +17,8 @@ from scbig.run import STAGES, Run
 pytestmark = pytest.mark.slow
 
 COMMANDS = (
-    "run", "prepare", "cluster", "pretrain", "train", "sample", "evaluate", "report", "demo", "simulate", "fetch",
+    "run", "prepare", "cluster", "pretrain", "train", "sample", "evaluate", "report", "baselines", "demo", "simulate",
+    "fetch",
 )  # fmt: skip
 METHODS = ("scBIG", "control", "mean", "additive", "low_rank", "linear")
 

@@ -10,11 +10,16 @@ from scbig.baselines.base import (
     training_data,
     training_data_from_effects,
 )
+from scbig.baselines.latent import fit_latent, latent_of
 from scbig.baselines.means import group_means
-from scbig.baselines.registry import REGISTRY, fit, predictions
+from scbig.baselines.registry import ON_EMBEDDINGS, ON_LATENT, REGISTRY, SEARCHED, WITHOUT, fit, predictions
 
 __all__ = [
+    "ON_EMBEDDINGS",
+    "ON_LATENT",
     "REGISTRY",
+    "SEARCHED",
+    "WITHOUT",
     "Embedding",
     "Model",
     "Skipped",
@@ -22,7 +27,9 @@ __all__ = [
     "as_cells",
     "as_effects",
     "fit",
+    "fit_latent",
     "group_means",
+    "latent_of",
     "predictions",
     "training_data",
     "training_data_from_effects",

@@ -11,6 +11,7 @@ import pandas as pd
 from anndata import AnnData
 from jaxtyping import Bool, Float, Int
 
+from scbig.baselines.latent import Latent
 from scbig.baselines.means import group_means
 from scbig.data.conditions import CONTROL, genes_of
 from scbig.data.splits import Split
@@ -71,6 +72,7 @@ class TrainingData:
         n_cells: training cells behind each row; 0 where the input was effects.
         control_mean: mean log-expression of training controls by context; empty where the input was effects.
         embeddings: vectors of perturbed genes, by source.
+        latent: a latent space of the cells; None where there is none.
     """
 
     genes: tuple[str, ...]
@@ -80,6 +82,7 @@ class TrainingData:
     n_cells: Int[np.ndarray, " rows"]
     control_mean: Mapping[str, np.ndarray] = field(default_factory=dict)
     embeddings: Mapping[str, Embedding] = field(default_factory=dict)
+    latent: Latent | None = None
 
     def own(self, context: str) -> dict[str, np.ndarray]:
         """Training effects measured in this very context, by condition, float64."""
@@ -110,6 +113,7 @@ class Model:
         context: the context meant where none is given.
         rule: maps a condition and a context to an effect over genes, or to the reason why there is none.
         notes: what was chosen while fitting (rank, rows used), for the report.
+        study: settings that were tried while fitting, one record each, with their score.
     """
 
     name: str
@@ -117,6 +121,7 @@ class Model:
     context: str
     rule: Rule
     notes: tuple[str, ...] = ()
+    study: tuple[dict, ...] = ()
 
     def can_predict(self, condition: str, context: str | None = None) -> bool:
         """Whether the baseline has an answer for this condition."""
@@ -157,13 +162,19 @@ def _contexts(obs: pd.DataFrame) -> np.ndarray:
     return obs["context"].astype(str).to_numpy() if "context" in obs else np.full(len(obs), "all")
 
 
-def training_data(adata: AnnData, split: Split, embeddings: Mapping[str, Embedding] | None = None) -> TrainingData:
+def training_data(
+    adata: AnnData,
+    split: Split,
+    embeddings: Mapping[str, Embedding] | None = None,
+    latent: Latent | None = None,
+) -> TrainingData:
     """Training effects of a screen of cells: cells of the training part only, validation left out.
 
     Args:
         adata: canonical cells.
         split: which cells are for training.
         embeddings: vectors of perturbed genes, for the baselines that use them.
+        latent: a latent space of training cells over the same genes, for the baselines that use one.
 
     Raises:
         InputError: no training perturbation, or a context with training perturbations but no training
@@ -193,11 +204,15 @@ def training_data(adata: AnnData, split: Split, embeddings: Mapping[str, Embeddi
         n_cells=count[rows],
         control_mean=controls,
         embeddings=dict(embeddings or {}),
+        latent=latent,
     )
 
 
 def training_data_from_effects(
-    effects: AnnData, split: Split, embeddings: Mapping[str, Embedding] | None = None
+    effects: AnnData,
+    split: Split,
+    embeddings: Mapping[str, Embedding] | None = None,
+    latent: Latent | None = None,
 ) -> TrainingData:
     """Training effects of a table of effects, one row per condition (and context).
 
@@ -205,6 +220,7 @@ def training_data_from_effects(
         effects: X is the difference of mean log-expression to control.
         split: which rows are for training.
         embeddings: vectors of perturbed genes, for the baselines that use them.
+        latent: a latent space of training cells over the same genes, for the baselines that use one.
 
     Raises:
         InputError: no row of the table is in the training part.
@@ -223,6 +239,7 @@ def training_data_from_effects(
         effects=np.asarray(x[rows], np.float32),
         n_cells=np.zeros(len(rows), np.int64),
         embeddings=dict(embeddings or {}),
+        latent=latent,
     )
 
 
@@ -247,33 +264,47 @@ def as_cells(
     n_cells: int,
     seed: int,
     contexts: Sequence[str] | None = None,
+    how: str = "shifted",
+    perturbed_cells: AnnData | None = None,
 ) -> tuple[AnnData, list[Skipped]]:
-    """Predictions as cells: real control cells of the same context, each moved by the predicted effect.
+    """Predictions as cells: real cells of the same context, moved to where the predicted effect says.
 
-    The values are not clipped at zero, so that the mean moves by exactly the effect.
+    The values are not clipped at zero, so that a shifted mean moves by exactly the effect.
 
     Args:
         model: a fitted baseline.
         conditions: canonical conditions.
         control_cells: log-expression of control cells; all its cells are used as controls.
-        n_cells: cells per condition; fewer where the context has fewer controls, for none is drawn twice.
+        n_cells: cells per condition; fewer where the context has fewer cells to draw, for none is drawn twice.
         seed: of the draw.
         contexts: one per condition.
+        how: ``"shifted"``, control cells plus the effect; or ``"resampled"``, the mean of the controls plus the
+            effect plus the residuals of perturbed training cells, each from the mean of its condition: a spread
+            as wide as perturbed cells have, rather than controls.
+        perturbed_cells: the training cells to resample, with ``obs["condition"]``.
 
     Returns:
-        Cells (``uns["scbig"]["kind"] == "cells"``, ``obs["source_cell"]`` names the control), and what was
+        Cells (``uns["scbig"]["kind"] == "cells"``, ``obs["source_cell"]`` names the cell moved), and what was
         skipped.
 
     Raises:
-        InputError: the controls have other genes than the model, or a context has no control cell.
+        InputError: cells with other genes than the model, a context without any, no cells to resample, or
+            another ``how``.
     """
-    if tuple(map(str, control_cells.var_names)) != model.genes:
-        raise InputError(f"the control cells have other genes, or in another order, than the baseline {model.name}")
-    pool = _contexts(control_cells.obs)
-    keys = model._keys(conditions, contexts)
-    bare = sorted({k for _, k in keys} - set(pool))
+    if how not in ("shifted", "resampled") or (how == "resampled") != (perturbed_cells is not None):
+        raise InputError(
+            f"cells are 'shifted' controls or 'resampled' perturbed_cells, which are then given; not '{how}'"
+        )
+    for what, each in (("control", control_cells), ("perturbed", perturbed_cells)):
+        if each is not None and tuple(map(str, each.var_names)) != model.genes:
+            raise InputError(f"the {what} cells have other genes, or in another order, than the baseline {model.name}")
+    source = control_cells if perturbed_cells is None else perturbed_cells
+    pool, keys = _contexts(source.obs), model._keys(conditions, contexts)
+    bare = sorted({k for _, k in keys} - set(pool) | {k for _, k in keys} - set(_contexts(control_cells.obs)))
     if bare:
-        raise InputError(f"no control cells in context {some(bare)} to move by the predicted effects")
+        raise InputError(f"no cells in context {some(bare)} to move by the predicted effects")
+    # What takes a perturbed cell to its residual about the mean of the controls, by group of cells.
+    group, moves = (None, None) if perturbed_cells is None else _to_control(perturbed_cells, control_cells)
     blocks, labels = [], []
     effects = model.predict(conditions, contexts)
     for (condition, context), effect in zip(keys, effects, strict=True):
@@ -281,15 +312,31 @@ def as_cells(
             continue
         have = np.flatnonzero(pool == context)
         draw = generator(seed, f"{condition}@{context}").choice(have, min(n_cells, len(have)), replace=False)
-        x = control_cells.X[draw]
-        blocks.append((x if isinstance(x, np.ndarray) else x.toarray()).astype(np.float32) + effect)
-        labels += [(condition, context, str(control_cells.obs_names[i])) for i in draw]
+        x = source.X[draw]
+        x = (x if isinstance(x, np.ndarray) else x.toarray()).astype(np.float32)
+        blocks.append(x + effect if moves is None else x + moves[group[draw]] + effect)
+        labels += [(condition, context, str(source.obs_names[i])) for i in draw]
     obs = pd.DataFrame(labels, columns=["condition", "context", "source_cell"])
     obs.index = obs.index.astype(str)
     x = np.concatenate(blocks) if blocks else np.zeros((0, len(model.genes)), np.float32)
     cells = AnnData(x, obs=obs, var=pd.DataFrame(index=list(model.genes)))
     cells.uns["scbig"] = {"schema": 1, "kind": "cells", "method": model.name}
     return cells, model.skipped(conditions, contexts)
+
+
+def _to_control(perturbed: AnnData, control: AnnData) -> tuple[np.ndarray, np.ndarray]:
+    """The condition and context of each perturbed cell as a number, and the shift from their mean to the controls'."""
+    keys = pd.DataFrame(
+        {"context": _contexts(perturbed.obs), "condition": perturbed.obs["condition"].astype(str).array}
+    )
+    grouped = keys.groupby(["context", "condition"], sort=True)
+    group = grouped.ngroup().to_numpy()
+    contexts = [k for k, _ in grouped.groups]
+    means, _ = group_means(perturbed.X, group, len(contexts))
+    where = sorted(set(_contexts(control.obs)))
+    base, _ = group_means(control.X, np.searchsorted(where, _contexts(control.obs)), len(where))
+    to = [base[where.index(k)] if k in where else np.full(means.shape[1], np.nan) for k in contexts]
+    return group, (np.stack(to) - means).astype(np.float32)
 
 
 def one_context(data: TrainingData) -> str:

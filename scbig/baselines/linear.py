@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from scbig.baselines.base import Model, TrainingData, fitted_contexts, one_context
+from scbig.baselines.sources import chosen_sources, side_by_side
 from scbig.data.conditions import CONTROL, genes_of
-from scbig.errors import InputError, some
+from scbig.errors import some
 
 __all__ = ["fit"]
 
 
-def fit(data: TrainingData, embedding: str | None = None, n_factors: int = 10, ridge: float = 0.1) -> Model:
+def fit(
+    data: TrainingData,
+    embedding: str | Sequence[str] | None = None,
+    n_factors: int = 10,
+    ridge: float | int = 0.1,
+) -> Model:
     """Fits ``Y ≈ G W Pᵀ + b`` by ridge regression (Ahlmann-Eltze et al. 2025, equations 1–2).
 
     ``Y`` is genes × training conditions, ``b`` its mean over conditions, ``G`` the leading principal
@@ -23,20 +29,18 @@ def fit(data: TrainingData, embedding: str | None = None, n_factors: int = 10, r
     Args:
         data: training effects. Y may hold effects instead of expression, as b takes up what all conditions
             share.
-        embedding: a source in ``data.embeddings`` for P; None takes the perturbed gene's own row of G, which
-            asks that the gene be measured.
+        embedding: a source in ``data.embeddings`` for P, or several: their unit vectors side by side, zeros where
+            a source lacks the gene. None takes the perturbed gene's own row of G, which asks that the gene be
+            measured.
         n_factors: components of G; never more than training conditions.
         ridge: λ.
 
     Raises:
         InputError: a source that is not there.
     """
-    if embedding and embedding not in data.embeddings:
-        raise InputError(
-            f"no embedding '{embedding}' for the linear baseline; given: {some(data.embeddings) or 'none'}"
-        )
-    known = data.embeddings[embedding].rows() if embedding else None
-    where = f"no vector in {embedding}" if embedding else "not among the measured genes"
+    known = _factors(data, embedding) if embedding else None
+    told = embedding if isinstance(embedding, str) else " or ".join(embedding or ())
+    where = f"no vector in {told}" if embedding else "not among the measured genes"
     models, notes = {}, []
     for context in fitted_contexts(data):
         own = data.own(context)
@@ -62,12 +66,19 @@ def fit(data: TrainingData, embedding: str | None = None, n_factors: int = 10, r
     return Model("linear", data.genes, one_context(data), rule, tuple(notes))
 
 
+def _factors(data: TrainingData, embedding: str | Sequence[str]) -> Mapping[str, np.ndarray]:
+    """One source as it is, for the published form; several brought to one length first."""
+    if isinstance(embedding, str):
+        return chosen_sources(data, embedding, "linear")[embedding]
+    return side_by_side(chosen_sources(data, embedding, "linear"))
+
+
 def _solve(
     table: Mapping[str, np.ndarray],
     genes: tuple[str, ...],
     known: Mapping[str, np.ndarray] | None,
     n_factors: int,
-    ridge: float,
+    ridge: float | int,
 ) -> tuple[np.ndarray, np.ndarray, Mapping[str, np.ndarray], int]:
     """``G W``, b, the perturbation factors by gene, and how many conditions were used."""
     y = np.stack(list(table.values()), axis=1)

@@ -6,11 +6,27 @@ from collections.abc import Callable, Mapping, Sequence
 
 from anndata import AnnData
 
-from scbig.baselines import additive, condition_mean, control, linear, low_rank, mean
+from scbig.baselines import (
+    additive,
+    condition_mean,
+    control,
+    elastic_net,
+    fusion,
+    kernel_ridge,
+    knn,
+    knockout,
+    latent_additive,
+    linear,
+    low_rank,
+    matching_mean,
+    mean,
+    scgen,
+    shuffled,
+)
 from scbig.baselines.base import Model, Skipped, TrainingData, as_effects
 from scbig.errors import InputError, some
 
-__all__ = ["REGISTRY", "fit", "predictions"]
+__all__ = ["ON_EMBEDDINGS", "ON_LATENT", "REGISTRY", "SEARCHED", "WITHOUT", "fit", "predictions"]
 
 REGISTRY: dict[str, Callable[..., Model]] = {
     "control": control.fit,
@@ -19,7 +35,25 @@ REGISTRY: dict[str, Callable[..., Model]] = {
     "additive": additive.fit,
     "low_rank": low_rank.fit,
     "linear": linear.fit,
+    "matching_mean": matching_mean.fit,
+    "shuffled": shuffled.fit,
+    "knn": knn.fit,
+    "kernel_ridge": kernel_ridge.fit,
+    "elastic_net": elastic_net.fit,
+    "latent_additive": latent_additive.fit,
+    "fusion": fusion.fit,
+    "scgen": scgen.fit,
+    "knockout": knockout.fit,
 }
+
+ON_EMBEDDINGS = ("linear", "knn", "kernel_ridge", "elastic_net", "latent_additive", "fusion")
+"""Baselines that read embeddings of perturbed genes."""
+WITHOUT: dict[str, dict[str, object]] = {"linear": {"embedding": None}, "latent_additive": {"embedding": ()}}
+"""Those of them that can do without, and the options that say so."""
+ON_LATENT = ("scgen", "knockout")
+"""Baselines that need a latent of cells, ``TrainingData.latent``."""
+SEARCHED = ("elastic_net", "fusion")
+"""Baselines with an option ``trials``: settings tried by Optuna."""
 
 
 def fit(name: str, data: TrainingData, **options: object) -> Model:

@@ -4,7 +4,7 @@
 from scbig.data.conditions import CONTROL, canonical, find_condition_column, genes_of, join
 from scbig.data.preprocess import filter_knockdown, normalize, prepare, qc, read_as_told, select_genes
 from scbig.data.public import DATASETS, PublicDataset, fetch
-from scbig.data.read import effects_table, read, report_lines
+from scbig.data.read import effects_table, is_effects, read, report_lines
 from scbig.data.simulate import SimConfig, Simulation, simulate
 from scbig.data.simulate_effects import simulate_from_effects
 from scbig.data.splits import Split
@@ -22,6 +22,7 @@ __all__ = [
     "filter_knockdown",
     "find_condition_column",
     "genes_of",
+    "is_effects",
     "join",
     "normalize",
     "prepare",

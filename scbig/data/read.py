@@ -17,7 +17,7 @@ from scbig.data.scan import enough_cells, gather, refuse_values, scan
 from scbig.data.source import Source, open_source
 from scbig.errors import InputError, some
 
-__all__ = ["SCHEMA", "effects_table", "read", "report_lines"]
+__all__ = ["SCHEMA", "effects_table", "is_effects", "read", "report_lines"]
 
 SCHEMA = 1
 """Version of the canonical form."""
@@ -193,6 +193,12 @@ def effects_table(
     if sparse:
         result.layers["recorded"] = rows.toarray() != 0
     return result
+
+
+def is_effects(path: str | os.PathLike) -> bool:
+    """Whether a file says of itself that it is a table of effects (``uns["scbig"]["kind"]``)."""
+    with open_source(path, None, False) as source:
+        return str(source.uns.get("scbig", {}).get("kind", "")) == "effects"
 
 
 def _is_canonical(source: Source) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,22 +12,23 @@ import pandas as pd
 from anndata import AnnData
 
 import scbig
-from scbig.data.conditions import genes_of
+from scbig import baselines
 from scbig.data.splits import Split
 from scbig.errors import InputError, some
+from scbig.evaluation import calibration, ceilings
 from scbig.evaluation import metrics as m
-from scbig.evaluation.distribution import Space, e_distance, mean_distance
-from scbig.evaluation.predictions import Prediction, align, draw, unused
-from scbig.evaluation.statistics import summarize
+from scbig.evaluation.distribution import Space
+from scbig.evaluation.populations import Yardstick
+from scbig.evaluation.predictions import Prediction, align, unused
+from scbig.evaluation.profiles import WITH_TARGETS, report_undefined
+from scbig.evaluation.scoring import Bench, Values, score
+from scbig.evaluation.statistics import TESTS, paired_tests, summarize
 from scbig.evaluation.truth import Exclusions, Truth, truth
-from scbig.rng import generator
 
-__all__ = ["Scores", "evaluate"]
+__all__ = ["SEEDS", "WITH_TARGETS", "Scores", "evaluate"]
 
-WITH_TARGETS = "_with_targets"
-"""Suffix of a metric that counts the perturbed genes too."""
-
-_FEWEST_RANKED = 20  # genes
+SEEDS = ("method", "seed", "stratum", "metric", "mean")
+"""Columns of ``Scores.seeds``."""
 
 
 @dataclass(frozen=True)
@@ -40,14 +41,19 @@ class Scores:
             genes.
         summary: method, stratum, metric, mean, low, high, n: means over conditions with bootstrap 95%
             intervals. Stratum ``all`` holds every condition, ``common`` (where methods differ) those that
-            all methods answered.
+            all methods answered. ``seed_sd`` is the standard deviation of the mean over the ``n_seeds`` predictions
+            given for the method; the interval is that of their average.
         excluded: method, condition, context, metric, reason; an empty field means all of them.
         conditions: condition, context, stratum, n_real, n_used (cells compared per method), effect_size
             (Euclidean norm of the observed effect without the perturbed genes), chance_pds.
         provenance: split, normalisation, seeds, versions and numbers.
         genes: symbols of the effects below.
         observed: observed effects, ``[conditions, genes]``, float32.
-        predicted: predicted effects by method, NaN where there is none.
+        predicted: predicted effects by method, NaN where there is none; of several seeds, their mean.
+        ceiling: what real cells reach when they predict other real cells; see ``ceilings.ceilings``.
+        calibrated: scores between the naive answers and that ceiling; see ``calibration.calibrate``.
+        tests: paired comparisons of methods; see ``statistics.paired_tests``.
+        seeds: method, seed, stratum, metric, mean; of methods given several times.
     """
 
     per_condition: pd.DataFrame
@@ -58,6 +64,10 @@ class Scores:
     genes: tuple[str, ...]
     observed: np.ndarray
     predicted: dict[str, np.ndarray] = field(default_factory=dict)
+    ceiling: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(ceilings.COLUMNS)))
+    calibrated: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(calibration.COLUMNS)))
+    tests: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(TESTS)))
+    seeds: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(SEEDS)))
 
     @property
     def methods(self) -> list[str]:
@@ -72,7 +82,7 @@ class Scores:
 
 
 def evaluate(
-    methods: Mapping[str, AnnData],
+    methods: Mapping[str, AnnData | Sequence[AnnData]],
     data: AnnData,
     split: Split,
     *,
@@ -84,6 +94,8 @@ def evaluate(
     kinds: Mapping[str, str] | None = None,
     reasons: Mapping[tuple[str, str, str], str] | None = None,
     draws: int = 1000,
+    references: Sequence[str] = calibration.NEGATIVES,
+    ceiling_draws: int = 5,
 ) -> Scores:
     """Scores predictions of the test part of a split.
 
@@ -93,13 +105,15 @@ def evaluate(
 
     Args:
         methods: predictions by name, cells or effects (``uns["scbig"]["kind"]``); rows tell their
-            ``obs["condition"]`` and, where the data has several, ``obs["context"]``.
-        data: canonical cells, or a table of effects; then metrics on cells are missing.
+            ``obs["condition"]`` and, where the data has several, ``obs["context"]``. A list holds the predictions of
+            several seeds: their scores are averaged.
+        data: canonical cells, or a table of effects; then metrics on cells are missing. ``var["module"]`` and
+            ``obs["batch"]`` are used where they are.
         split: which conditions (or cells) are tested.
         n_cells: most cells per condition and method.
         seed: of every draw.
-        space: where energy distances are taken; by default 50 principal components of the real training
-            cells.
+        space: where distances between populations are taken; by default 50 principal components of the real
+            training cells.
         min_cells: fewest real or predicted cells of a condition.
         shifted: methods that give effects and whose populations are to be judged too: training controls
             moved by the effect. Their mean profile stays the effect itself.
@@ -107,6 +121,9 @@ def evaluate(
         reasons: why a method has no prediction for a (method, condition, context), for the table of what was
             left out.
         draws: bootstrap samples.
+        references: naive answers to put beside the methods (baselines that need no options), where no method of that
+            name is given.
+        ceiling_draws: random splits of the real cells for the ceiling; 0 leaves it out.
 
     Raises:
         InputError: a split that leaks, predictions that cannot be judged, or no method.
@@ -118,35 +135,98 @@ def evaluate(
         raise InputError(f"no predictions named {some(odd)} whose cells could be shifted controls")
     excluded = Exclusions()
     real = truth(data, split, excluded, min_cells)
-    given = []
-    for name, adata in methods.items():
-        kind = (kinds or {}).get(name, "")
-        given.append(align(name, adata, real, data, excluded, reasons or {}, kind, min_cells))
-        unused(name, adata, real, excluded)
+    report_undefined(real, excluded)
+    naive, missing = _naive([r for r in references if r not in methods], data, split, real)
+    reasons = dict(reasons or {}) | missing
+    given, of = [], {}
+    for name, copies in (dict(methods) | naive).items():
+        several = [copies] if isinstance(copies, AnnData) else list(copies)
+        for i, adata in enumerate(several):
+            own = name if len(several) == 1 else f"{name} (seed {i})"
+            kind = (kinds or {}).get(name, "")
+            told = {(own, c, k): why for (method, c, k), why in reasons.items() if method == name}
+            given.append(align(own, adata, real, data, excluded, told, kind, min_cells))
+            unused(own, adata, real, excluded)
+            of[own] = name
     n_used = _n_used(given, real, n_cells)
-    drawn = {p.name: _drawn(p.rows, n_used, real, seed) for p in given}
-    # An effect is taken as it is: added to training controls it would share the noise of the held-out controls with the
-    # observation where both are seen from those, and even "no effect" would then correlate with what is observed.
-    means = {p.name: p.means(drawn[p.name], real.control) for p in given}
-    rows = [_frame(real, p.name, _profile_metrics(means[p.name], real, seed, excluded, p.name)) for p in given]
+    bench = Bench(data, real, _yardstick(data, real, space, seed) if real.cells else None, n_used, seed)
+    moved = {own for own, name in of.items() if name in shifted or name in naive}
+    values, means = score(bench, given, moved)
     if real.cells:
-        if space is None:
-            space = Space.fit(data.X[real.train], seed=seed, genes=real.genes)
-        distance = _cell_metrics(given, data, real, space.aligned(real.genes), drawn, n_used, shifted, seed)
-        rows += [_frame(real, name, values) for name, values in distance.items()]
-        _report_undefined_shares(distance, real, excluded)
-    per_condition = pd.concat(rows, ignore_index=True)
-    conditions = _conditions(real, n_used)
+        _report_undefined_shares(values, real, excluded)
+    groups = _strata(real, given)
+    averaged = _average(values, of)
+    per_condition = pd.concat([_frame(real, name, v) for name, v in averaged.items()], ignore_index=True)
+    top, matched = pd.DataFrame(columns=list(ceilings.COLUMNS)), {}
+    if real.cells and ceiling_draws:
+        top, matched = ceilings.ceilings(bench, given, moved, min_cells, ceiling_draws, excluded)
+    halved = [_frame(real, name, v) for name, v in _average(matched, of).items() if v] if matched else []
+    known = [name for name in averaged if _is_baseline(name)]
+    models = [name for name in averaged if name not in known] or known
+    seeds = _seeds(real, values, of, groups)
+    effects = {own: mean - real.control for own, mean in means.items()}
     return Scores(
         per_condition=per_condition,
-        summary=summarize(per_condition, _strata(real, given), draws, seed),
+        summary=_with_seeds(summarize(per_condition, groups, draws, seed), seeds, of),
         excluded=excluded.table(),
-        conditions=conditions,
-        provenance=_provenance(data, split, real, space, n_cells, min_cells, seed, draws, shifted),
+        conditions=_conditions(real, n_used),
+        provenance=_provenance(data, split, bench, n_cells, min_cells, draws, sorted(moved), ceiling_draws),
         genes=real.genes,
         observed=real.delta.astype(np.float32),
-        predicted={p.name: (means[p.name] - real.control).astype(np.float32) for p in given},
+        predicted={
+            k: v["effect"].astype(np.float32)
+            for k, v in _average({o: {"effect": e} for o, e in effects.items()}, of).items()
+        },
+        ceiling=top,
+        calibrated=calibration.calibrate(
+            _replaced(per_condition, halved), top, groups, [b for b in known if b != "shuffled"], draws, seed
+        ),
+        tests=paired_tests(per_condition, groups, models, draws=draws, seed=seed),
+        seeds=seeds,
     )
+
+
+def _replaced(per_condition: pd.DataFrame, halved: list[pd.DataFrame]) -> pd.DataFrame:
+    """Scores with those on half of the cells in place of the others, where there are any."""
+    if not halved:
+        return per_condition
+    new = pd.concat(halved, ignore_index=True)
+    return pd.concat([per_condition[~per_condition["metric"].isin(new["metric"].unique())], new], ignore_index=True)
+
+
+def _is_baseline(name: str) -> bool:
+    """Whether a method goes by the name of a baseline, such as ``knn`` or, on one source, ``knn-string``."""
+    return name.split("-")[0] in baselines.REGISTRY
+
+
+def _naive(
+    names: Sequence[str], data: AnnData, split: Split, real: Truth
+) -> tuple[dict[str, AnnData], dict[tuple[str, str, str], str]]:
+    """The naive answers as effects, and why some are missing."""
+    if np.isnan(real.reference).all():
+        names = [name for name in names if name == "control"]
+    if not names:
+        return {}, {}
+    if np.isnan(real.reference).all():
+        effects = pd.DataFrame(real.keys[["condition", "context"]])
+        effects.index = effects.index.astype(str)
+        zero = np.zeros((len(effects), len(real.genes)), np.float32)
+        table = AnnData(zero, obs=effects, var=pd.DataFrame(index=list(real.genes)))
+        table.uns["scbig"] = {"kind": "effects"}
+        return {"control": table}, {}
+    make = baselines.training_data if real.cells else baselines.training_data_from_effects
+    keys = list(real.keys["condition"]), list(real.keys["context"])
+    effects, skipped, _ = baselines.predictions(names, make(data, split), *keys)
+    reasons = {(name, s.condition, s.context): s.reason for name, each in skipped.items() for s in each}
+    return {name: table for name, table in effects.items() if table.n_obs}, reasons
+
+
+def _yardstick(data: AnnData, real: Truth, space: Space | None, seed: int) -> Yardstick:
+    modules = None
+    if "module" in data.var:
+        modules = data.var["module"].astype("category").cat.codes.to_numpy().astype(np.int64)
+    space = space.aligned(real.genes) if space else None
+    return Yardstick.fit(data.X[real.train], real.genes, space=space, modules=modules, seed=seed)
 
 
 def _n_used(given: list[Prediction], real: Truth, n_cells: int) -> np.ndarray:
@@ -161,131 +241,49 @@ def _n_used(given: list[Prediction], real: Truth, n_cells: int) -> np.ndarray:
     return n
 
 
-def _drawn(rows: tuple[np.ndarray, ...], n: np.ndarray, real: Truth, seed: int) -> list[np.ndarray]:
-    keys = zip(real.keys["condition"], real.keys["context"], strict=True)
-    return [draw(r, int(k), seed, c, x) for r, k, (c, x) in zip(rows, n, keys, strict=False)]
-
-
-def _profile_metrics(
-    mean: np.ndarray, real: Truth, seed: int, excluded: Exclusions, method: str
-) -> dict[str, np.ndarray]:
-    """Every metric on mean profiles, without and with the perturbed genes."""
-    out = {}
-    answered = ~np.isnan(mean).any(axis=1)
-    filled = np.where(answered[:, None], mean, 0.0)
-    for suffix, keep in (("", real.keep), (WITH_TARGETS, np.ones_like(real.keep))):
-        x, y = filled - real.control, real.delta
-        best = m.top(y, keep)
-        reference = np.nan_to_num(real.reference)
-        values = {
-            "pearson_delta": m.pearson(x, y, keep),
-            "pearson_delta_top20": m.pearson(x, y, best),
-            "pearson_delta_ref_perturbed": _to_reference(filled - reference, real.mean - reference, keep),
-            "direction_acc": m.direction_acc(x, y, keep),
-            "direction_acc_top20": m.direction_acc(x, y, best),
-            "r2_delta": m.r2(x, y, keep),
-            "cosine_delta": m.cosine(x, y, keep),
-            "l2": m.l2(x, y, keep),
-            "mse": m.mse(x, y, keep),
-            "mae": m.mae(x, y, keep),
-        }
-        unknown = np.isnan(real.reference).any(axis=1)
-        values["pearson_delta_ref_perturbed"][unknown] = np.nan
-        # Rankings leave out what any condition perturbs: without its own perturbed genes alone, the true condition
-        # would be told apart from the others, which keep theirs, by a prediction that says nothing.
-        ranked = keep if suffix else np.broadcast_to(real.unperturbed, keep.shape)
-        if ranked[0].sum() >= _FEWEST_RANKED:
-            values |= _rank_metrics(filled, real, ranked, seed)
-        else:
-            excluded.add(method, f"only {ranked[0].sum()} genes are not perturbed", "", "", "pds")
-        out |= {f"{k}{suffix}": np.where(answered, v, np.nan) for k, v in values.items()}
-    for context in sorted(set(real.keys["context"][np.isnan(real.reference).any(axis=1)])):
-        reason = "no training perturbation in this context to take as reference"
-        excluded.add(method, reason, "", context, "pearson_delta_ref_perturbed")
-    flat = np.isnan(out["pearson_delta"]) & answered
-    for i in np.flatnonzero(flat):
-        c, k = real.keys.loc[i, ["condition", "context"]]
-        excluded.add(method, "the observed effect is the same for every gene", c, k, "pearson_delta")
+def _average(values: Mapping[str, Values], of: Mapping[str, str]) -> dict[str, Values]:
+    """Means over the seeds of each method; a condition that one seed lacks is taken from the others."""
+    out: dict[str, Values] = {}
+    for name in dict.fromkeys(of.values()):
+        copies = [values[own] for own in of if of[own] == name]
+        if len(copies) == 1:
+            out[name] = copies[0]
+            continue
+        out[name] = {}
+        for metric in dict.fromkeys(key for copy in copies for key in copy):
+            every = np.stack([copy[metric] for copy in copies if metric in copy])
+            count = (~np.isnan(every)).sum(axis=0)
+            out[name][metric] = np.where(count > 0, np.nansum(every, axis=0) / np.maximum(count, 1), np.nan)
     return out
 
 
-def _to_reference(x: np.ndarray, y: np.ndarray, keep: np.ndarray) -> np.ndarray:
-    """Pearson correlation; a prediction that is the reference but for rounding counts as constant."""
-    rounding = np.abs(x).max(axis=1) < 1e-5 * np.abs(y).max(axis=1)
-    return m.pearson(np.where(rounding[:, None], 0.0, x), y, keep)
+def _seeds(
+    real: Truth, values: Mapping[str, Values], of: Mapping[str, str], groups: Mapping[str, pd.Index]
+) -> pd.DataFrame:
+    """Means of every seed of the methods that have several."""
+    names = list(of.values())
+    several = {own: name for own, name in of.items() if names.count(name) > 1}
+    if not several:
+        return pd.DataFrame(columns=list(SEEDS))
+    table = pd.concat([_frame(real, own, values[own]) for own in several], ignore_index=True)
+    means = summarize(table, groups, 1)
+    number = {own: [o for o in several if several[o] == name].index(own) for own, name in several.items()}
+    means["seed"] = means["method"].map(number)
+    means["method"] = means["method"].map(several)
+    return means[list(SEEDS)]
 
 
-def _rank_metrics(mean: np.ndarray, real: Truth, keep: np.ndarray, seed: int) -> dict[str, np.ndarray]:
-    """Discrimination among the test conditions of the same context."""
-    names = ("pds_l1", "pds_l2", "pds_cosine", "centroid_acc")
-    out = {name: np.full(len(mean), np.nan) for name in names}
-    context = real.keys["context"].to_numpy()
-    for k in sorted(set(context)):
-        at = np.flatnonzero(context == k)
-        if len(at) > 1:  # a single condition cannot be mistaken for another
-            for kind in ("l1", "l2", "cosine"):
-                x = mean[at] - real.control[at]
-                out[f"pds_{kind}"][at] = m.pds(x, real.delta[at], keep[at], kind, seed)
-        centroids = np.concatenate([real.mean[at], real.others[k]])
-        out["centroid_acc"][at] = m.centroid_acc(mean[at], centroids, keep[at])
-    return out
+def _with_seeds(summary: pd.DataFrame, seeds: pd.DataFrame, of: Mapping[str, str]) -> pd.DataFrame:
+    names = list(of.values())
+    summary = summary.assign(n_seeds=summary["method"].map({name: names.count(name) for name in names}))
+    if not len(seeds):
+        return summary.assign(seed_sd=np.nan)
+    spread = seeds.groupby(["method", "stratum", "metric"])["mean"].std(ddof=1).rename("seed_sd").reset_index()
+    return summary.merge(spread, how="left", on=["method", "stratum", "metric"])
 
 
-def _cell_metrics(
-    given: list[Prediction],
-    data: AnnData,
-    real: Truth,
-    space: Space,
-    drawn: dict[str, list[np.ndarray]],
-    n_used: np.ndarray,
-    shifted: Collection[str],
-    seed: int,
-) -> dict[str, dict[str, np.ndarray]]:
-    """Energy distances of every method and of control, by method, metric and condition."""
-    base_names = ("e_distance", "e_distance_share", "e_distance_control")
-    names = [f"{name}{suffix}" for suffix in ("", WITH_TARGETS) for name in base_names]
-    judged = [p for p in given if p.cells or p.name in shifted]
-    out = {p.name: {name: np.full(len(real.keys), np.nan) for name in names} for p in judged}
-    for i, (condition, context) in enumerate(zip(real.keys["condition"], real.keys["context"], strict=True)):
-        n = int(n_used[i])
-        target = data.X[draw(real.rows[i], n, seed, condition, context)]
-        pool = real.controls[context]
-        # A draw of their own: a method that hands in control cells is not compared with a copy of itself.
-        picks = generator(seed, f"control for {condition}@{context}").choice(
-            len(pool), min(n, len(pool)), replace=False
-        )
-        base = data.X[np.sort(pool[picks])]
-        origin = base
-        if real.train_controls[context] is not pool:
-            origin = data.X[draw(real.train_controls[context], n, seed, condition, context)]
-        left_out = {"": genes_of(condition), WITH_TARGETS: ()}
-        for suffix, without in left_out.items():
-            if suffix and real.keep[i].all():
-                for values in out.values():
-                    for name in base_names:
-                        values[f"{name}{suffix}"][i] = values[name][i]
-                continue
-            y, control = space.project(target, without), space.project(base, without)
-            within_y = mean_distance(y)
-            own = e_distance(control, y, None, within_y)
-            moved = control if origin is base else space.project(origin, without)
-            within_moved = mean_distance(moved)
-            for p in judged:
-                value = np.nan
-                if p.cells and len(drawn[p.name][i]):
-                    value = e_distance(space.project(p.x[drawn[p.name][i]], without), y, None, within_y)
-                elif not p.cells and not np.isnan(p.effect[i]).any():
-                    move = space.project((space.mean + p.effect[i])[None], without)
-                    value = e_distance(moved + move, y, within_moved, within_y)
-                out[p.name][f"e_distance{suffix}"][i] = value
-                if not np.isnan(value):
-                    out[p.name][f"e_distance_control{suffix}"][i] = own
-                    out[p.name][f"e_distance_share{suffix}"][i] = value / own if own > 0 else np.nan
-    return out
-
-
-def _report_undefined_shares(distance: dict[str, dict[str, np.ndarray]], real: Truth, excluded: Exclusions) -> None:
-    control = [v["e_distance_control"] for v in distance.values()]
+def _report_undefined_shares(values: Mapping[str, Values], real: Truth, excluded: Exclusions) -> None:
+    control = [v["e_distance_control"] for v in values.values() if "e_distance_control" in v]
     for i in range(len(real.keys)):
         if any(c[i] <= 0 for c in control):
             condition, context = real.keys.loc[i, ["condition", "context"]]
@@ -293,7 +291,7 @@ def _report_undefined_shares(distance: dict[str, dict[str, np.ndarray]], real: T
             excluded.add("", reason, condition, context, "e_distance_share")
 
 
-def _frame(real: Truth, method: str, values: dict[str, np.ndarray]) -> pd.DataFrame:
+def _frame(real: Truth, method: str, values: Values) -> pd.DataFrame:
     keys = real.keys[["condition", "context", "stratum"]]
     parts = [keys.assign(metric=name, value=v) for name, v in values.items()]
     table = pd.concat(parts, ignore_index=True)
@@ -328,7 +326,10 @@ def _conditions(real: Truth, n_used: np.ndarray) -> pd.DataFrame:
     )
 
 
-def _provenance(data, split, real, space, n_cells, min_cells, seed, draws, shifted) -> dict[str, Any]:
+def _provenance(
+    data: AnnData, split: Split, bench: Bench, n_cells: int, min_cells: int, draws: int, moved: list[str], halves: int
+) -> dict[str, Any]:
+    real, yardstick = bench.real, bench.yardstick
     told = data.uns.get("scbig", {})
     out = {
         "split": split.name,
@@ -342,7 +343,7 @@ def _provenance(data, split, real, space, n_cells, min_cells, seed, draws, shift
         "target_sum": str(told.get("target_sum", "not stated")),
         "n_cells": n_cells,
         "min_cells": min_cells,
-        "seed": seed,
+        "seed": bench.seed,
         "bootstrap_draws": draws,
         "scbig": scbig.__version__,
         "numpy": np.__version__,
@@ -352,8 +353,14 @@ def _provenance(data, split, real, space, n_cells, min_cells, seed, draws, shift
         out |= {
             "control_cells": {k: len(v) for k, v in real.controls.items()},
             "training_cells": len(real.train),
-            "space_components": len(space.components),
-            "space_explained": round(float(space.explained.sum()), 4),
-            "shifted_controls": sorted(shifted),
+            "space_components": len(yardstick.space.components),
+            "space_explained": round(float(yardstick.space.explained.sum()), 4),
+            "kernel_bandwidths": [round(float(b), 4) for b in yardstick.bandwidths],
+            "sinkhorn_epsilon": round(float(yardstick.epsilon), 4),
+            "batches": int(data.obs["batch"].nunique()) if "batch" in data.obs else 1,
+            "shifted_controls": moved,
+            "ceiling_draws": halves,
         }
+    if real.recorded is not None:
+        out |= {"censored_below": real.censored, "recorded_share": round(float(real.recorded.mean()), 4)}
     return out

@@ -41,48 +41,150 @@ class Metric:
     """What a metric means.
 
     Attributes:
-        best: the value of a perfect prediction.
-        higher: whether larger is better.
+        best: the value of a perfect prediction; NaN for a count, which has none.
+        kind: ``higher`` or ``lower`` is better; ``target``: the nearer to ``best`` the better; ``count``: a number to
+            read beside others.
         text: one sentence for the report.
         cells: whether it needs cells, not only effects.
+        halves: how a score between two halves of the real cells extends to all of them: ``correlation`` by
+            Spearman-Brown; ``square`` and ``root`` as the noise of a mean falls with the number of cells, for squared
+            errors and for their roots; ``matched`` does not extend, so that methods are compared with half of the
+            cells, too.
     """
 
     best: float
-    higher: bool
+    kind: str
     text: str
     cells: bool = False
+    halves: str = "matched"
+
+    @property
+    def higher(self) -> bool:
+        """Whether larger is better."""
+        return self.kind == "higher"
+
+    def badness(self, value: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
+        """How far values are from good, on a scale on which smaller is better."""
+        if self.kind == "target":
+            # Twice too much is as bad as half of it.
+            return np.abs(np.log(np.maximum(value / self.best, 1e-6)))
+        return -value if self.higher else value
 
 
 METRICS: dict[str, Metric] = {
-    "pearson_delta": Metric(1.0, True, "Pearson correlation of predicted and observed effect over genes."),
-    "pearson_delta_top20": Metric(1.0, True, "The same over the 20 genes of largest observed effect."),
+    "pearson_delta": Metric(
+        1.0, "higher", "Pearson correlation of predicted and observed effect over genes.", halves="correlation"
+    ),
+    "pearson_delta_top20": Metric(
+        1.0, "higher", "The same over the 20 genes of largest observed effect.", halves="correlation"
+    ),
     "pearson_delta_ref_perturbed": Metric(
-        1.0, True, "The same with effects taken to the mean of the training perturbations, not to control."
+        1.0,
+        "higher",
+        "The same with effects taken to the mean of the training perturbations, not to control.",
+        halves="correlation",
     ),
-    "direction_acc": Metric(1.0, True, "Share of genes whose effect has the observed sign."),
-    "direction_acc_top20": Metric(1.0, True, "The same over the 20 genes of largest observed effect."),
-    "r2_delta": Metric(1.0, True, "Share of the effect's variance over genes that is explained."),
-    "cosine_delta": Metric(1.0, True, "Cosine between predicted and observed effect."),
-    "l2": Metric(0.0, False, "Euclidean distance between predicted and observed mean profile."),
-    "mse": Metric(0.0, False, "Mean squared error of the mean profile."),
-    "mae": Metric(0.0, False, "Mean absolute error of the mean profile."),
-    "pds_l1": Metric(
-        1.0, True, "Rank of the true condition among all test conditions by L1 distance to the prediction."
+    "pearson_delta_recorded": Metric(
+        1.0,
+        "higher",
+        "The same as the first over the entries that a censored table of effects records.",
+        halves="correlation",
     ),
-    "pds_l2": Metric(1.0, True, "The same by Euclidean distance."),
-    "pds_cosine": Metric(1.0, True, "The same by cosine distance."),
-    "centroid_acc": Metric(
-        1.0, True, "Share of other perturbations, training ones too, that lie farther than the true one."
+    "direction_acc": Metric(1.0, "higher", "Share of genes whose effect has the observed sign."),
+    "direction_acc_top20": Metric(1.0, "higher", "The same over the 20 genes of largest observed effect."),
+    "des": Metric(
+        1.0,
+        "higher",
+        "Spearman correlation of log fold changes over the genes that respond (rank-sum test, FDR below 0.05).",
+        cells=True,
+        halves="correlation",
     ),
-    "e_distance": Metric(
-        0.0, False, "Energy distance to the real cells in a fixed PCA of real training cells.", cells=True
-    ),
-    "e_distance_share": Metric(
-        0.0,
-        False,
-        "That distance as a share of the control cells' own; averages are ratios of means.",
+    "de_overlap_n": Metric(
+        1.0,
+        "higher",
+        "Share of the N genes that respond found among the N most changed of those predicted to respond.",
         cells=True,
     ),
+    "de_precision": Metric(
+        1.0, "higher", "Share of the N most changed genes predicted to respond that do respond.", cells=True
+    ),
+    "de_recall": Metric(
+        1.0,
+        "higher",
+        "Share of the genes that respond which are predicted to. Predicting that all respond gives 1: read it beside "
+        "precision and n_de.",
+        cells=True,
+    ),
+    "de_direction_match": Metric(
+        1.0, "higher", "Share of the genes that respond whose predicted change has the observed sign.", cells=True
+    ),
+    "roc_auc": Metric(
+        1.0, "higher", "Area under the ROC curve of predicted significance for the genes that respond.", cells=True
+    ),
+    "pr_auc": Metric(1.0, "higher", "Area under the precision-recall curve of the same.", cells=True),
+    "n_de": Metric(np.nan, "count", "Genes predicted to respond; n_de_observed of them do.", cells=True),
+    "n_de_observed": Metric(np.nan, "count", "Genes that respond in the real cells.", cells=True),
+    "deg_macro_f1": Metric(
+        1.0,
+        "higher",
+        "Genes called up, down or unchanged (t-test by batch, FDR below 0.05, majority of batches): mean F1 of the "
+        "classes.",
+        cells=True,
+    ),
+    "pds_l1": Metric(
+        1.0, "higher", "Rank of the true condition among all test conditions by L1 distance to the prediction."
+    ),
+    "pds_l2": Metric(1.0, "higher", "The same by Euclidean distance."),
+    "pds_cosine": Metric(1.0, "higher", "The same by cosine distance."),
+    "centroid_acc": Metric(
+        1.0, "higher", "Share of other perturbations, training ones too, that lie farther than the true one."
+    ),
+    "r2_delta": Metric(1.0, "higher", "Share of the effect's variance over genes that is explained."),
+    "cosine_delta": Metric(1.0, "higher", "Cosine between predicted and observed effect.", halves="correlation"),
+    "l2": Metric(0.0, "lower", "Euclidean distance between predicted and observed mean profile.", halves="root"),
+    "mse": Metric(0.0, "lower", "Mean squared error of the mean profile.", halves="square"),
+    "mae": Metric(0.0, "lower", "Mean absolute error of the mean profile.", halves="root"),
+    "wmse": Metric(
+        0.0,
+        "lower",
+        "Squared error of the mean profile, genes weighted by how surely they respond.",
+        cells=True,
+        halves="square",
+    ),
+    "l2_ba_ate": Metric(
+        0.0,
+        "lower",
+        "Euclidean error of the batch-aware average treatment effect: every batch weighs the same and has its own "
+        "controls.",
+        cells=True,
+        halves="root",
+    ),
+    "l2_ba_ate_global": Metric(0.0, "lower", "The same with the controls of all batches.", cells=True, halves="root"),
+    "e_distance": Metric(
+        0.0, "lower", "Energy distance to the real cells in a fixed PCA of real training cells.", cells=True
+    ),
+    "e_distance_share": Metric(
+        0.0, "lower", "That distance as a share of the control cells' own; averages are ratios of means.", cells=True
+    ),
+    "mmd": Metric(
+        0.0, "lower", "Maximum mean discrepancy, squared and unbiased, Gaussian kernels of fixed widths.", cells=True
+    ),
+    "wasserstein": Metric(0.0, "lower", "Wasserstein distance of order 1 in the same PCA, exact.", cells=True),
+    "sinkhorn_divergence": Metric(
+        0.0, "lower", "Debiased entropic transport cost (squared distance) in the same PCA.", cells=True
+    ),
+    "mse_cells": Metric(
+        0.0,
+        "lower",
+        "Mean squared difference of a predicted and a real cell. Cells without any noise score best: no measure of "
+        "populations.",
+        cells=True,
+    ),
+    "variance_ratio": Metric(1.0, "target", "Predicted over real variance, summed over genes.", cells=True),
+    "coexpression_error": Metric(
+        0.0, "lower", "Difference of gene correlations over the most variable genes, per gene.", cells=True
+    ),
+    "coexpression_error_modules": Metric(0.0, "lower", "The same between means of gene modules.", cells=True),
 }
 """Metrics by name, in the order of tables."""
 
@@ -177,11 +279,28 @@ def distances(
         keep: genes that count, by prediction.
         kind: ``l1``, ``l2`` (Euclidean) or ``cosine`` (1 − cosine; 1 where either is zero).
     """
+    if len(keep) and (keep == keep[0]).all():
+        # The same genes for all, as rankings have it: they can be cut out, and cdist is compiled.
+        return _distances(predicted[:, keep[0]], candidates[:, keep[0]], kind)
     x, c, k = _masked(predicted, keep), candidates.astype(np.float64), keep.astype(np.float64)
     if kind == "l1":
         # Row by row: the whole difference cube would be conditions × candidates × genes.
         return np.stack([np.abs(c - row) @ mask for row, mask in zip(x, k, strict=True)])
     dot, own, other = x @ c.T, (x * x).sum(axis=1)[:, None], k @ (c * c).T
+    if kind == "l2":
+        return np.sqrt(np.maximum(own - 2.0 * dot + other, 0.0))
+    if kind == "cosine":
+        return 1.0 - _ratio(dot, np.sqrt(own) * np.sqrt(other), 0.0)
+    raise ValueError(f"unknown distance {kind}")
+
+
+def _distances(x: np.ndarray, y: np.ndarray, kind: str) -> np.ndarray:
+    from scipy.spatial.distance import cdist
+
+    if kind == "l1":
+        return cdist(x, y, "cityblock")
+    dot = x.astype(np.float64) @ y.astype(np.float64).T
+    own, other = (x.astype(np.float64) ** 2).sum(axis=1)[:, None], (y.astype(np.float64) ** 2).sum(axis=1)
     if kind == "l2":
         return np.sqrt(np.maximum(own - 2.0 * dot + other, 0.0))
     if kind == "cosine":

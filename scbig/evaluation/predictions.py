@@ -31,6 +31,8 @@ class Prediction:
         x: cells by genes where it gives cells.
         rows: places of its cells by test condition, sorted by cell name; empty where it gives none.
         effect: its effects by test condition where it gives effects, NaN where it gives none; ``[n, G]``.
+        offset: what its mean profiles are to be corrected by, ``[n, G]``, where its effect is seen from other controls
+            than the truth's.
     """
 
     name: str
@@ -38,6 +40,7 @@ class Prediction:
     x: object
     rows: tuple[np.ndarray, ...]
     effect: np.ndarray | None
+    offset: np.ndarray | None = None
 
     def answered(self) -> np.ndarray:
         """Whether each test condition has a prediction."""
@@ -52,7 +55,8 @@ class Prediction:
         group = np.full(self.x.shape[0], -1, np.int64)
         for i, rows in enumerate(drawn):
             group[rows] = i
-        return group_means(self.x, group, len(drawn))[0]
+        mean = group_means(self.x, group, len(drawn))[0]
+        return mean if self.offset is None else mean + self.offset
 
 
 def align(

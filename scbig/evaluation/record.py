@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,64 +18,124 @@ from scbig.files import atomic
 
 __all__ = ["FILES", "load", "save"]
 
-FILES = ("per_condition.csv", "summary.json", "effects.npz")
+FILES = ("per_condition.csv", "summary.json", "effects.npz", "ceilings.csv")
 """What ``save`` writes and ``load`` reads."""
 
-_TEXT = {"method": str, "condition": str, "context": str, "stratum": str, "metric": str}
+_SCHEMA = 2
+_SINCE_2 = ("ceilings.csv",)  # files that the first schema did not have
+
+_TEXT = {"method": str, "condition": str, "context": str, "stratum": str, "metric": str, "kind": str}
+
+# Columns of numbers in the tables of summary.json: an empty or missing entry is not a number.
+_NUMBERS = {
+    "summary": ("mean", "low", "high", "seed_sd"),
+    "calibrated": ("score", "negative", "positive", "calibrated", "low", "high", "closed", "range"),
+    "tests": ("mean", "low", "high", "p", "p_holm"),
+    "seeds": ("mean",),
+}
 
 
 def save(scores: Scores, folder: str | os.PathLike) -> None:
-    """Writes ``per_condition.csv`` (tidy), ``summary.json`` and ``effects.npz``, each whole or not at all.
+    """Writes ``FILES``, each whole or not at all.
 
-    Missing numbers are ``null`` in the JSON file.
+    ``per_condition.csv`` and ``ceilings.csv`` are tidy; ``summary.json`` holds every other table as a list of rows, with
+    ``null`` for missing numbers.
     """
     folder = Path(folder)
     with atomic(folder / FILES[0]) as path:
         scores.per_condition.to_csv(path, index=False)
+    with atomic(folder / FILES[3]) as path:
+        scores.ceiling.to_csv(path, index=False)
     document = {
-        "schema": 1,
+        "schema": _SCHEMA,
         "methods": scores.methods,
         "provenance": scores.provenance,
         "summary": _records(scores.summary),
+        "calibrated": _records(scores.calibrated),
+        "tests": _records(scores.tests),
+        "seeds": _records(scores.seeds),
         "conditions": _records(scores.conditions),
         "excluded": _records(scores.excluded),
     }
     with atomic(folder / FILES[1]) as path:
-        path.write_text(json.dumps(document, indent=1, allow_nan=False, ensure_ascii=False), encoding="utf-8")
+        path.write_text(_as_text(document), encoding="utf-8")
     arrays = {f"predicted_{i}": scores.predicted[name] for i, name in enumerate(scores.methods)}
     with atomic(folder / FILES[2]) as path:
         np.savez_compressed(path, genes=np.array(scores.genes), observed=scores.observed, **arrays)
 
 
 def load(folder: str | os.PathLike) -> Scores:
-    """Reads what ``save`` wrote.
+    """Reads what ``save`` wrote, now or by an earlier version, which knew no ceilings.
 
     Raises:
         InputError: a file is missing or damaged.
     """
     folder = Path(folder)
     absent = [name for name in FILES if not (folder / name).is_file()]
-    if absent:
-        raise InputError(f"{folder} holds no scores ({', '.join(absent)} missing): run evaluate first")
+    if [name for name in absent if name not in _SINCE_2]:
+        raise _absent(folder, absent)
     try:
         document = json.loads((folder / FILES[1]).read_text(encoding="utf-8"))
-        # Genes and conditions may be called NA: nothing but an empty value is missing.
-        table = pd.read_csv(folder / FILES[0], dtype=_TEXT, keep_default_na=False, float_precision="round_trip")
+        if document["schema"] >= _SCHEMA and absent:
+            raise _absent(folder, absent)
+        table = _tidy(folder / FILES[0])
         with np.load(folder / FILES[2], allow_pickle=False) as arrays:
             genes, observed = tuple(map(str, arrays["genes"])), arrays["observed"]
             predicted = {name: arrays[f"predicted_{i}"] for i, name in enumerate(document["methods"])}
         return Scores(
-            per_condition=table.astype({"value": np.float64}),
-            summary=_frame(document["summary"], numbers=("mean", "low", "high")),
+            per_condition=table,
+            summary=_frame(document["summary"], _NUMBERS["summary"]),
             excluded=pd.DataFrame(document["excluded"], columns=["method", "condition", "context", "metric", "reason"]),
             conditions=pd.DataFrame(document["conditions"]),
             provenance=document["provenance"],
             genes=genes,
             observed=observed,
             predicted=predicted,
+            **_further(folder, document),
         )
-    except (ValueError, KeyError, OSError, EOFError) as error:
+    except (ValueError, KeyError, TypeError, OSError, EOFError) as error:
         raise InputError(f"the scores in {folder} are damaged ({error}): run evaluate again") from None
+
+
+def _absent(folder: Path, names: list[str]) -> InputError:
+    return InputError(f"{folder} holds no scores ({', '.join(names)} missing): run evaluate first")
+
+
+def _further(folder: Path, document: Mapping[str, Any]) -> dict[str, pd.DataFrame]:
+    """The tables that may be empty; an empty one is left to ``Scores``, which knows its columns."""
+    found = {
+        name: _frame(document[name], numbers)
+        for name, numbers in _NUMBERS.items()
+        if name != "summary" and document.get(name)
+    }
+    if (folder / FILES[3]).is_file():
+        ceiling = _tidy(folder / FILES[3])
+        if len(ceiling):
+            found["ceiling"] = ceiling
+    return found
+
+
+def _tidy(path: Path) -> pd.DataFrame:
+    # Genes and conditions may be called NA: nothing but an empty number is missing.
+    missing = {"value": [""], "sd": [""]}
+    table = pd.read_csv(
+        path, dtype=_TEXT, keep_default_na=False, na_values=missing, na_filter=True, float_precision="round_trip"
+    )
+    return table.astype({name: np.float64 for name in ("value", "sd") if name in table or name == "value"})
+
+
+def _as_text(document: Mapping[str, Any]) -> str:
+    """JSON with one line per row of a table."""
+
+    def dump(value: Any) -> str:
+        return json.dumps(value, allow_nan=False, ensure_ascii=False)
+
+    def block(value: Any) -> str:
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            return "[\n  " + ",\n  ".join(map(dump, value)) + "\n ]"
+        return dump(value)
+
+    return "{\n" + ",\n".join(f" {dump(k)}: {block(v)}" for k, v in document.items()) + "\n}\n"
 
 
 def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
@@ -90,4 +151,5 @@ def _plain(value: Any) -> Any:
 
 
 def _frame(rows: list[dict[str, Any]], numbers: tuple[str, ...]) -> pd.DataFrame:
-    return pd.DataFrame(rows).astype(dict.fromkeys(numbers, np.float64))
+    table = pd.DataFrame(rows)
+    return table.astype({name: np.float64 for name in numbers if name in table})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +11,23 @@ from jaxtyping import Float
 
 from scbig.rng import generator
 
-__all__ = ["Difference", "bootstrap_weights", "compare", "interval", "summarize"]
+__all__ = [
+    "HEADLINE",
+    "TESTS",
+    "Difference",
+    "bootstrap_weights",
+    "compare",
+    "holm",
+    "interval",
+    "paired_tests",
+    "summarize",
+]
+
+HEADLINE = ("pearson_delta", "pearson_delta_ref_perturbed", "pds_l2", "l2", "e_distance")
+"""Metrics on which methods are tested against each other."""
+
+TESTS = ("stratum", "metric", "first", "second", "mean", "low", "high", "p", "p_holm", "n", "real")
+"""Columns of the table that ``paired_tests`` returns."""
 
 _SHARE = ("e_distance", "e_distance_control")  # what e_distance_share is the ratio of
 
@@ -67,8 +84,9 @@ def interval(
     with np.errstate(divide="ignore", invalid="ignore"):  # a draw without any valid condition gives NaN
         mean = np.where(count > 0, top.sum(axis=0) / bottom.sum(axis=0), np.nan)
         drawn = (weights @ top) / (weights @ bottom)
+    drawn[~np.isfinite(drawn)] = np.nan
     low, high = np.full(len(mean), np.nan), np.full(len(mean), np.nan)
-    several = count > 1
+    several = (count > 1) & np.isfinite(drawn).any(axis=0)
     if several.any():
         low[several], high[several] = np.nanpercentile(drawn[:, several], [2.5, 97.5], axis=0)
     return mean, low, high
@@ -139,10 +157,70 @@ def compare(
         draws: bootstrap samples.
         seed: of the bootstrap.
     """
-    from scipy.stats import wilcoxon
-
     rows = per_condition[per_condition["metric"] == metric]
     wide = rows.pivot(index=["condition", "context"], columns="method", values="value").sort_index()
+    return _difference(wide, first, second, draws, seed)
+
+
+def holm(p: Float[np.ndarray, " tests"]) -> Float[np.ndarray, " tests"]:
+    """P-values adjusted for their number by Holm's step-down method (Holm 1979); a missing one does not count."""
+    out = np.full(len(p), np.nan)
+    known = np.flatnonzero(~np.isnan(p))
+    order = known[np.argsort(p[known], kind="stable")]
+    scaled = p[order] * np.arange(len(order), 0, -1)
+    out[order] = np.minimum(np.maximum.accumulate(scaled), 1.0)
+    return out
+
+
+def paired_tests(
+    per_condition: pd.DataFrame,
+    groups: Mapping[str, pd.Index],
+    first: Sequence[str],
+    metrics: Sequence[str] = HEADLINE,
+    draws: int = 1000,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Every method of ``first`` against every other method, paired over conditions.
+
+    Args:
+        per_condition: columns method, condition, context, metric, value.
+        groups: conditions and contexts (a two-level index) by the name of the group.
+        first: the methods in question.
+        metrics: what is compared.
+        draws: bootstrap samples.
+        seed: of the bootstrap.
+
+    Returns:
+        Columns ``TESTS``. ``p_holm`` is corrected over the rivals of one method in one metric and stratum. ``real``
+        says that the corrected p is below 0.05 and the bootstrap interval excludes zero; where there are so few
+        conditions that the corrected test cannot reach 0.05, the interval decides.
+    """
+    methods = list(dict.fromkeys(per_condition["method"]))
+    wide = {
+        metric: part.pivot(index=["condition", "context"], columns="method", values="value")
+        for metric, part in per_condition[per_condition["metric"].isin(metrics)].groupby("metric", sort=False)
+    }
+    rows: list[tuple] = []
+    for group, members in groups.items():
+        here = {metric: wide[metric].reindex(members.sort_values()) for metric in metrics if metric in wide}
+        for one in first:
+            for metric, table in here.items():
+                gaps = {other: _difference(table, one, other, draws, seed) for other in methods if other != one}
+                gaps = {other: gap for other, gap in gaps.items() if gap.n}
+                corrected = holm(np.array([gap.p for gap in gaps.values()], np.float64))
+                for (other, gap), p in zip(gaps.items(), corrected, strict=True):
+                    # With few conditions no difference, however plain, can pass the corrected test.
+                    reachable = len(gaps) * 0.5 ** (gap.n - 1) < 0.05
+                    real = gap.real and (not p >= 0.05 or not reachable)
+                    rows.append(
+                        (group, metric, one, other, gap.mean, gap.low, gap.high, gap.p, float(p), gap.n, bool(real))
+                    )
+    return pd.DataFrame(rows, columns=list(TESTS))
+
+
+def _difference(wide: pd.DataFrame, first: str, second: str, draws: int, seed: int) -> Difference:
+    from scipy.stats import wilcoxon
+
     if first not in wide or second not in wide:
         return Difference(*([float("nan")] * 4), 0)
     gap = (wide[first] - wide[second]).dropna().to_numpy(np.float64)

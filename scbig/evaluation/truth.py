@@ -13,8 +13,9 @@ from scbig.baselines import group_means
 from scbig.data.conditions import CONTROL, genes_of
 from scbig.data.splits import Split, check
 from scbig.errors import InputError, some
+from scbig.evaluation.ate import batch_effects
 
-__all__ = ["Exclusions", "Truth", "dense", "kind_of", "truth"]
+__all__ = ["Exclusions", "Truth", "batch_aware", "dense", "kind_of", "truth"]
 
 
 class Exclusions:
@@ -52,6 +53,11 @@ class Truth:
         keep: whether a gene counts for a condition: false for those it perturbs, ``[n, G]``.
         unperturbed: genes that no condition of the data perturbs, ``[G]``: what rankings of conditions may look at.
         train: places of all training cells.
+        recorded: of a censored table of effects, which entries were recorded, ``[n, G]``; None otherwise.
+        censored: the size below which effects were not recorded; 0 where all were.
+        ate: batch-aware average treatment effects from each batch's own controls, ``[n, G]``, NaN for a condition none
+            of whose batches has any; None where the data holds effects.
+        ate_global: the same from the controls of all batches.
     """
 
     genes: tuple[str, ...]
@@ -67,6 +73,10 @@ class Truth:
     keep: np.ndarray
     unperturbed: np.ndarray
     train: np.ndarray
+    recorded: np.ndarray | None = None
+    censored: float = 0.0
+    ate: np.ndarray | None = None
+    ate_global: np.ndarray | None = None
 
     @property
     def delta(self) -> np.ndarray:
@@ -150,11 +160,13 @@ def truth(data: AnnData, split: Split, excluded: Exclusions, min_cells: int) -> 
     keys = table.loc[test, ["condition", "context"]].reset_index(drop=True)
     keys["stratum"] = _strata(keys, split)
     keys["n_real"] = count[test] if cells else 0
+    rows = _places(number, names, test) if cells else ()
+    recorded, censored = _censoring(data, number, test)
     return Truth(
         genes=genes,
         cells=cells,
         keys=keys,
-        rows=_places(number, names, test) if cells else (),
+        rows=rows,
         controls=sides,
         mean=means[test],
         control=np.stack([own[context[i]] if cells else np.zeros(len(genes)) for i in test]),
@@ -164,7 +176,49 @@ def truth(data: AnnData, split: Split, excluded: Exclusions, min_cells: int) -> 
         keep=keep,
         unperturbed=~np.isin(np.array(genes, object), [g for c in condition for g in genes_of(c)]),
         train=np.flatnonzero(part[number] == "train"),
+        recorded=recorded,
+        censored=censored,
+        ate=batch_aware(data, keys, rows, sides, True) if cells else None,
+        ate_global=batch_aware(data, keys, rows, sides, False) if cells else None,
     )
+
+
+def batch_aware(
+    data: AnnData,
+    keys: pd.DataFrame,
+    rows: tuple[np.ndarray, ...],
+    controls: Mapping[str, np.ndarray],
+    per_batch: bool,
+) -> np.ndarray:
+    """Batch-aware average treatment effects of groups of cells, ``[n, G]``.
+
+    Args:
+        data: canonical cells; ``obs["batch"]`` where there are several.
+        keys: one row per group, with its context.
+        rows: places of the cells of each group.
+        controls: places of the control cells by context.
+        per_batch: whether each batch has its own controls.
+    """
+    out = np.full((len(keys), data.n_vars), np.nan)
+    batch = data.obs["batch"].astype("category").cat.codes.to_numpy() if "batch" in data.obs else np.zeros(data.n_obs)
+    context = keys["context"].to_numpy()
+    for k in sorted(set(context)):
+        at = np.flatnonzero(context == k)
+        places = np.concatenate([*(rows[i] for i in at), controls[k]])
+        group = np.concatenate([np.repeat(np.arange(len(at)), [len(rows[i]) for i in at]), -np.ones(len(controls[k]))])
+        out[at] = batch_effects(
+            data.X[places], group.astype(np.int64), len(at), batch[places].astype(np.int64), group < 0, per_batch
+        )
+    return out
+
+
+def _censoring(data: AnnData, number: np.ndarray, test: np.ndarray) -> tuple[np.ndarray | None, float]:
+    """Which entries of the tested effects were recorded, and the size below which none was."""
+    if kind_of(data) != "effects" or "recorded" not in data.layers:
+        return None, 0.0
+    recorded = np.asarray(data.layers["recorded"], bool)
+    first = np.array([int(np.flatnonzero(number == i)[0]) for i in test])
+    return recorded[first], float(np.abs(dense(data.X))[recorded].min(initial=np.inf)) if recorded.any() else 0.0
 
 
 def _places(number: np.ndarray, names: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, ...]:

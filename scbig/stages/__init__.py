@@ -14,13 +14,14 @@ from scbig.console import say
 from scbig.errors import InputError
 from scbig.files import digest
 from scbig.run import STAGES, Run, Stage
+from scbig.stages.baselines import Task, fit_baselines, next_command
 from scbig.stages.common import prior_file
 from scbig.stages.prepare import cluster, prepare
 from scbig.stages.score import evaluate, judge, report, sample, write_cells
 from scbig.stages.train import pretrain, train
 from scbig.training.vocabulary import IDENTITY
 
-__all__ = ["announce_device", "execute", "judge", "write_cells"]
+__all__ = ["Task", "announce_device", "execute", "fit_baselines", "judge", "next_command", "write_cells"]
 
 _DO: dict[str, Callable[[Run, ConfigDict, dict], None]] = {
     "prepare": prepare,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import anndata as ad
@@ -20,7 +20,7 @@ from scbig.run import Run
 from scbig.stages.common import aliases, load_prepared, prior_file
 from scbig.training.vocabulary import IDENTITY, group_cells
 
-__all__ = ["evaluate", "judge", "report", "sample", "write_cells"]
+__all__ = ["evaluate", "judge", "read_judged", "report", "sample", "write_cells"]
 
 
 def sample(run: Run, settings: ConfigDict, remarks: dict) -> None:
@@ -64,36 +64,38 @@ def _embeddings(settings: ConfigDict, perturbations: Sequence[str]) -> dict[str,
 
 
 def _judged(
-    methods: dict[str, ad.AnnData],
+    methods: Mapping[str, ad.AnnData | Sequence[ad.AnnData]],
     adata: ad.AnnData,
     split: Split,
     settings: ConfigDict,
     embeddings: dict[str, baselines.Embedding],
 ) -> evaluation.Scores:
     """The methods beside the baselines of the configuration, on the same cells."""
-    fitted = baselines.training_data(adata, split, embeddings)
+    cells = adata.uns.get("scbig", {}).get("kind") != "effects"
+    make = baselines.training_data if cells else baselines.training_data_from_effects
     part = split.assign(adata.obs)
     tested = (part == "test") & (adata.obs["condition"].astype(str) != CONTROL).to_numpy()
-    pairs = (
-        adata.obs.loc[tested, ["condition", "context"]]
-        .astype(str)
-        .drop_duplicates()
-        .sort_values(["condition", "context"])
-    )
+    context = adata.obs["context"].astype(str) if "context" in adata.obs else "all"
+    pairs = adata.obs[["condition"]].astype(str).assign(context=context)[tested]
+    pairs = pairs.drop_duplicates().sort_values(["condition", "context"])
     names = list(settings.evaluation.baselines)
     if split.rule == "cells":
         # Seen conditions: the bar is the condition's own training mean, not a guess from other conditions.
         names = ["control", "mean", "condition_mean"]
+    # Where a baseline's own predictions are given, those count.
+    names = [name for name in names if name not in methods]
     options = {"linear": {"embedding": settings.evaluation.embedding}} if settings.evaluation.embedding else {}
     effects, skipped, _ = baselines.predictions(
-        names, fitted, list(pairs["condition"]), list(pairs["context"]), options
+        names, make(adata, split, embeddings), list(pairs["condition"]), list(pairs["context"]), options
     )
     reasons = {(name, s.condition, s.context): s.reason for name, each in skipped.items() for s in each}
     # A baseline that can predict nothing here has no column, but its reasons are kept.
     answered = {name: each for name, each in effects.items() if each.n_obs}
+    given = {name: each for name, each in methods.items() if isinstance(each, ad.AnnData)}
+    of_effects = [name for name, each in given.items() if each.uns.get("scbig", {}).get("kind") == "effects"]
     return evaluation.evaluate(
-        methods | answered, adata, split, n_cells=settings.evaluation.n_cells, seed=settings.seed,
-        shifted=tuple(answered), reasons=reasons,
+        {**methods, **answered}, adata, split, n_cells=settings.evaluation.n_cells, seed=settings.seed,
+        shifted=(*answered, *of_effects), reasons=reasons, ceiling_draws=settings.evaluation.ceiling_draws,
     )  # fmt: skip
 
 
@@ -148,30 +150,54 @@ def _module_summary(audit: dict) -> dict[str, str]:
 
 
 def judge(
-    predictions: Sequence[str], data_file: str, split_file: str, out: str, settings: ConfigDict
+    predictions: Sequence[str],
+    data_file: str,
+    split_file: str,
+    out: str,
+    settings: ConfigDict,
+    effects: bool = False,
 ) -> list[list[str]]:
     """Scores predictions of any tool; returns the table for the console.
 
     Args:
-        predictions: files, each optionally as ``NAME=FILE``.
-        data_file: the screen, prepared or readable with the settings.
+        predictions: files, each optionally as ``NAME=FILE``; files of the same name are seeds of one method.
+        data_file: the screen, prepared or readable with the settings, or a table of effects.
         split_file: a split file.
         out: where scores and report go.
         settings: how to read the screen, and which baselines.
+        effects: whether the data is a table of effects, where the file does not say so.
     """
+    adata = read_judged(data_file, settings, effects)
+    split = Split.load(split_file)
+    methods: dict[str, list[ad.AnnData]] = {}
+    for each in predictions:
+        name, equals, file = each.rpartition("=")
+        if not equals and Path(file).stem in methods:
+            raise InputError(
+                f"two predictions are called {Path(file).stem}; name them with --predictions NAME=FILE (files of one "
+                "NAME are seeds of one method)"
+            )
+        if not Path(file).is_file():
+            raise InputError(f"no file {file}; check --predictions")
+        methods.setdefault(name if equals else Path(file).stem, []).append(_read_predictions(file))
+    single = {name: each[0] if len(each) == 1 else each for name, each in methods.items()}
+    scores = _judged(single, adata, split, settings, {})
+    evaluation.write(scores, out)
+    return evaluation.console_table(scores)
+
+
+def read_judged(data_file: str, settings: ConfigDict, effects: bool = False) -> ad.AnnData:
+    """A screen in log-expression, or a table of effects where the file or ``effects`` says so."""
+    if effects or data.is_effects(data_file):
+        return data.effects_table(data_file)
     adata = data.read_as_told(data_file, settings.data)
     if "counts" in adata.layers and adata.uns["scbig"]["normalization"] == "counts":
         adata = data.normalize(adata, None, settings.data.target_sum)
-    split = Split.load(split_file)
-    methods = {}
-    for each in predictions:
-        name, equals, file = each.rpartition("=")
-        name = name if equals else Path(file).stem
-        if name in methods:
-            raise InputError(f"two predictions are called {name}; name them with --predictions NAME=FILE")
-        if not Path(file).is_file():
-            raise InputError(f"no file {file}; check --predictions")
-        methods[name] = ad.read_h5ad(file)
-    scores = _judged(methods, adata, split, settings, {})
-    evaluation.write(scores, out)
-    return evaluation.console_table(scores)
+    return adata
+
+
+def _read_predictions(file: str) -> ad.AnnData:
+    try:
+        return ad.read_h5ad(file)
+    except (OSError, KeyError, ValueError, TypeError) as error:
+        raise InputError(f"{file} cannot be read as an .h5ad file ({error}): write the predictions again") from None

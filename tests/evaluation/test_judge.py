@@ -236,7 +236,9 @@ def test_effects_are_judged_without_metrics_on_cells(world):
     real, _, split = world
     tables, _, _ = baselines.predictions(["control", "additive"], baselines.training_data(real, split), TESTED)
     found = evaluate(tables, real, split)
-    assert not found.per_condition["metric"].str.startswith("e_distance").any()
+    rows = found.per_condition
+    ours = rows[rows["method"] == "additive"]
+    assert not ours["metric"].str.startswith("e_distance").any()
     assert found.value("control", "pearson_delta") == 0 and found.value("additive", "pearson_delta") > 0.8
     moved = evaluate(tables, real, split, shifted=["control", "additive"])
     assert moved.value("additive", "pearson_delta") == pytest.approx(found.value("additive", "pearson_delta"))
@@ -308,7 +310,7 @@ def test_two_contexts_are_kept_apart(world):
     rows = [(c, k, "test" if c in TESTED else "train", "") for c in [*SINGLES, *TESTED] for k in ("all", "other")]
     split = Split("made", "file", 0, pd.DataFrame(rows, columns=["condition", "context", "part", "stratum"]))
     found = evaluate({"half": half}, both, split)
-    assert set(found.summary["stratum"]) == {"all", "context all", "context other"}
+    assert set(found.summary["stratum"]) == {"all", "common", "context all", "context other"}
     missing = found.excluded
     assert set(missing["context"]) == {"other"} and set(missing["condition"]) == set(TESTED)
     nameless = half.copy()

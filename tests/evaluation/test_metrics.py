@@ -106,7 +106,14 @@ def test_ties_are_random_and_seeded():
 
 
 def test_every_metric_names_its_direction():
-    assert all(metric.higher == (metric.best == 1) and metric.text for metric in m.METRICS.values())
+    for metric in m.METRICS.values():
+        best = {"higher": [1.0], "lower": [0.0], "target": [1.0], "count": []}[metric.kind]
+        assert metric.text and (metric.best in best or metric.kind == "count")
+        assert metric.halves in ("correlation", "square", "root", "matched")
+    assert m.METRICS["l2"].badness(np.array([2.0])) > m.METRICS["l2"].badness(np.array([1.0]))
+    assert m.METRICS["pds_l2"].badness(np.array([0.4])) > m.METRICS["pds_l2"].badness(np.array([0.9]))
+    twice, half = (m.METRICS["variance_ratio"].badness(np.array([x])) for x in (2.0, 0.5))
+    assert twice == pytest.approx(half) and twice > m.METRICS["variance_ratio"].badness(np.array([1.1]))
 
 
 @pytest.mark.filterwarnings("ignore")

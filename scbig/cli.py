@@ -77,6 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     baselines.add_argument("--out", metavar="DIR", required=True, help="where predictions, split and record go")
     baselines.add_argument("--only", metavar="A,B", default="", help="these only, such as additive,knn or knn-all")
     baselines.add_argument("--priors", metavar="DIR", default="", help="every embedding in this folder is used")
+    baselines.add_argument("--run", metavar="DIR", default="", help="use this run's autoencoder for scgen and knockout")
     baselines.add_argument("--trials", type=int, default=0, metavar="N", help="settings that Optuna tries (0: a grid)")
     baselines.add_argument("--cells", type=int, default=0, metavar="N", help="write N cells per condition, not effects")
     baselines.add_argument("--force", action="store_true", help="replace what an earlier call wrote")

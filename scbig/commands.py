@@ -115,7 +115,8 @@ def _baselines(given: Namespace, changes: list[str]) -> None:
     settings = configuration.load(given.config) if given.config else configuration.default()
     settings = configuration.override(settings, changes)
     task = stages.Task(
-        data=given.data, split=given.split, out=given.out, priors=given.priors, effects=given.effects,
+        data=given.data, split=given.split, out=given.out, priors=given.priors, run=given.run,
+        effects=given.effects,
         only=tuple(name.strip() for name in given.only.split(",") if name.strip()),
         trials=given.trials, cells=given.cells, force=given.force,
     )  # fmt: skip

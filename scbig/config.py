@@ -157,7 +157,7 @@ def default() -> ConfigDict:
 
     c.evaluation = ConfigDict()
     c.evaluation.n_cells = 500
-    c.evaluation.baselines = ("control", "mean", "additive", "low_rank", "linear")
+    c.evaluation.baselines = ("control", "mean", "additive", "low_rank", "linear", "knn", "kernel_ridge")
     c.evaluation.ceiling_draws = 5  # random halves of the real cells; 0 leaves the ceiling out
     c.evaluation.embedding = ""  # of the linear baseline, one of priors.condition; "" uses PCA factors
     return c

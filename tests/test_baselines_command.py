@@ -243,3 +243,25 @@ def test_help_fits_a_screen(capsys, monkeypatch):
         cli.main(["baselines", "--help"])
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) <= 40 and max(map(len, lines)) <= 80
+
+
+def test_latents_of_a_run(call, tiny_run, tmp_path):
+    data, split, out = tiny_run / "prepared.h5ad", tiny_run / "split.csv", tmp_path / "fitted"
+    given = ("--data", data, "--split", split, "--only", "scgen,knockout")
+    code, told, err = call("baselines", *given, "--out", out, "--run", tiny_run)
+    assert code == 0 and not err and told.count("latent: autoencoder") == 2
+    assert call("baselines", *given, "--out", tmp_path / "components")[0] == 0
+    two = [ad.read_h5ad(folder / "scgen.h5ad").X for folder in (out, tmp_path / "components")]
+    assert np.isfinite(two[0]).all() and not np.allclose(*two)
+
+
+def test_a_run_that_does_not_fit_is_refused(call, tiny_run, prepared, table, tmp_path):
+    data, out = ("--data", tiny_run / "prepared.h5ad"), ("--out", tmp_path / "none", "--only", "scgen")
+    code, _, err = call("baselines", *data, "--split", "random", *out, "--run", tiny_run)
+    assert code == 2 and "was trained on another split" in err and "split.csv" in err
+    code, _, err = call("baselines", *data, "--split", tiny_run / "split.csv", *out, "--run", prepared)
+    assert code == 2 and "no trained autoencoder in" in err and "scbig pretrain" in err
+    effects = ("--data", table / "effects.h5ad", "--split", "random")
+    code, _, err = call("baselines", *effects, *out, "--run", tiny_run)
+    assert code == 2 and "--run needs a screen of cells" in err
+    assert not (tmp_path / "none").exists()

@@ -148,6 +148,9 @@ def evaluate(
             given.append(align(own, adata, real, data, excluded, told, kind, min_cells))
             unused(own, adata, real, excluded)
             of[own] = name
+    for (name, condition, context), why in reasons.items():
+        if name not in of.values():
+            excluded.add(name, why, condition, context)
     n_used = _n_used(given, real, n_cells)
     bench = Bench(data, real, _yardstick(data, real, space, seed) if real.cells else None, n_used, seed)
     moved = {own for own, name in of.items() if name in shifted or name in naive}

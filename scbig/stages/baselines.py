@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -18,14 +19,17 @@ import numpy as np
 import pandas as pd
 from ml_collections import ConfigDict
 
-from scbig import baselines, priors
+from scbig import baselines, priors, training
+from scbig import config as configuration
 from scbig.console import say, table
 from scbig.data import splits
 from scbig.data.conditions import CONTROL, genes_of
 from scbig.data.splits import Split
 from scbig.errors import InputError, some
 from scbig.files import atomic
+from scbig.run import Run
 from scbig.stages.score import read_judged
+from scbig.training.assemble import load_autoencoder
 
 __all__ = ["EMBEDDING_FILES", "Task", "fit_baselines", "next_command", "plan", "read_embeddings"]
 
@@ -44,6 +48,8 @@ class Task:
         out: the folder to write.
         only: baselines, or variants such as ``knn-all``; empty for all that can run.
         priors: a folder with embeddings, or empty.
+        run: a run directory whose trained autoencoder serves ``scgen`` and ``knockout``; empty takes principal
+            components.
         effects: the data is a table of effects and does not say so.
         trials: settings tried by Optuna, for the baselines that search.
         cells: write so many cells per condition instead of effects; 0 writes effects.
@@ -55,6 +61,7 @@ class Task:
     out: str
     only: tuple[str, ...] = ()
     priors: str = ""
+    run: str = ""
     effects: bool = False
     trials: int = 0
     cells: int = 0
@@ -91,6 +98,8 @@ def fit_baselines(task: Task, settings: ConfigDict) -> dict[str, Any]:
         )
     perturbed = sorted({g for c in adata.obs["condition"].astype(str).unique() for g in genes_of(c)})
     embeddings, coverage, others = read_embeddings(task.priors, perturbed) if task.priors else ({}, [], {})
+    if task.run and not is_cells:
+        raise InputError(f"--run needs a screen of cells, and {task.data} holds effects")
     if coverage:
         table(coverage)
     if others:
@@ -98,7 +107,7 @@ def fit_baselines(task: Task, settings: ConfigDict) -> dict[str, Any]:
     variants, not_run = plan(task.only, tuple(embeddings))
     given: dict[str, Any] = {"embeddings": embeddings}
     if is_cells and any(baseline in baselines.ON_LATENT for baseline, _ in variants.values()):
-        given["latent"] = baselines.fit_latent(adata, split, seed=settings.seed)
+        given["latent"] = _latent(task.run, adata, split, settings.seed)
     fitted = (baselines.training_data if is_cells else baselines.training_data_from_effects)(adata, split, **given)
     record: dict[str, Any] = {
         "data": task.data, "split": {"name": split.name, "rule": split.rule, "sha256": split.sha256},
@@ -128,6 +137,32 @@ def next_command(task: Task, names: Sequence[str], changes: Sequence[str] = ()) 
     words += ["--effects"] if task.effects else []
     words += ["--out", str(Path(task.out, "judged"))]
     return shlex.join(words + [f"--config.{change}" for change in changes if not change.startswith("split.")])
+
+
+def _latent(folder: str, adata: ad.AnnData, split: Split, seed: int) -> baselines.Latent:
+    """The latent of a trained run, or of principal components."""
+    if not folder:
+        return baselines.fit_latent(adata, split, seed=seed)
+    run = Run(folder)
+    if not run.path("gcae/params").exists():
+        raise InputError(f"no trained autoencoder in {folder}: run `scbig pretrain --workdir {folder}` first")
+    trained_on = Split.load(run.path("split.csv"))
+    if trained_on.sha256 != split.sha256:
+        raise InputError(
+            f"the autoencoder in {folder} was trained on another split ({trained_on.name}) and may have seen test cells: "
+            f"give --split {run.path('split.csv')}"
+        )
+    genes = set(map(str, adata.var_names))
+    modules = set(map(str, pd.read_csv(run.path("modules.csv"), keep_default_na=False)["gene"]))
+    if genes != modules:
+        raise InputError(
+            f"the autoencoder in {folder} knows other genes ({some(sorted(genes ^ modules))}): give --data "
+            f"{run.path('prepared.h5ad')}"
+        )
+    auto = load_autoencoder(run, configuration.read_json(run.path("config.json")), adata.var_names)
+    return baselines.latent_of(
+        adata, split, partial(training.encode_all, auto), partial(training.decode_all, auto), seed=seed
+    )
 
 
 def plan(only: Sequence[str], sources: Sequence[str]) -> tuple[dict[str, tuple[str, dict[str, Any]]], dict[str, str]]:

@@ -82,8 +82,9 @@ def _judged(
     if split.rule == "cells":
         # Seen conditions: the bar is the condition's own training mean, not a guess from other conditions.
         names = ["control", "mean", "condition_mean"]
-    # Where a baseline's own predictions are given, those count.
-    names = [name for name in names if name not in methods]
+    # Where a baseline's own predictions are given, those count; without any embedding there is nothing to fit on.
+    idle = {name for name in baselines.ON_EMBEDDINGS if name not in baselines.WITHOUT and not embeddings}
+    names = [name for name in names if name not in methods and name not in idle]
     options = {"linear": {"embedding": settings.evaluation.embedding}} if settings.evaluation.embedding else {}
     effects, skipped, _ = baselines.predictions(
         names, make(adata, split, embeddings), list(pairs["condition"]), list(pairs["context"]), options

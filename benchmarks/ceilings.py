@@ -80,16 +80,15 @@ def main() -> None:
             name, str(about.loc[name, "n_real"]), f"{v['value']['half']:.3f}", f"{v['sd']['half']:.3f}",
             f"{v['value']['half_corrected']:.3f}", f"{v['value']['interpolated']:.3f}",
             f"{shared[name]:.3f}", f"{about.loc[name, 'effect_size']:.2f}"])  # fmt: skip
-    usable = pd.concat(marks).drop_duplicates(["metric", "fold"]).groupby("metric")["usable"].agg(["sum", "size"])
-    without = [m for m in METRICS if m in usable.index and usable.loc[m, "sum"] < usable.loc[m, "size"]]
+    usable = pd.concat(marks).drop_duplicates(["metric", "fold"]).groupby("metric")["usable"].sum()
+    lists = {n: ", ".join(m for m in METRICS if m in usable.index and usable[m] == n) or "none" for n in (2, 1, 0)}
     told = [
         f"pearson_delta of one half of a knockout's cells with the other, each seen from its own half of the controls; "
         f"mean over {given.draws} splits. {int((ordered > STRONG).sum())} of {len(ordered)} are above {STRONG}; median "
         f"{ordered.median():.2f}. Seen from the same controls, whose noise both halves then share, the median is "
         f"{np.median(list(shared.values())):.2f}, with {sum(v > STRONG for v in shared.values())} above {STRONG}.",
-        "Over all knockouts, in either of two folds, these metrics have no range that is certain (or hardly any): "
-        + (", ".join(without) or "none")
-        + ".",
+        "Metrics whose range over all knockouts is certain in both of two folds: "
+        f"{lists[2]}. In one: {lists[1]}. In neither: {lists[0]}.",
     ]
     write(given.out, "Papalexi 2021: ceilings", "python -m benchmarks.ceilings --shared DIR", lines, told, {})
 

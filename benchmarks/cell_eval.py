@@ -117,11 +117,11 @@ def disagreement(ours: pd.DataFrame, theirs: pd.DataFrame) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--conditions", type=int, default=20)
+    parser.add_argument("--conditions", type=int, default=60)
     parser.add_argument("--cells", type=int, default=200, help="per condition")
-    parser.add_argument("--genes", type=int, default=1000)
-    parser.add_argument("--controls", type=int, default=1000)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--genes", type=int, default=2_000)
+    parser.add_argument("--controls", type=int, default=4_000)
+    parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--out", default="benchmarks/results/cell_eval")
     given = parser.parse_args()
     # Their progress bars and notices would drown the table.

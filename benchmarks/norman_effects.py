@@ -6,6 +6,7 @@ python -m benchmarks.norman_effects --shared SHARED
 from __future__ import annotations
 
 import argparse
+from collections import Counter
 from pathlib import Path
 
 import pandas as pd
@@ -23,6 +24,7 @@ def pairs(effects, seeds: int) -> tuple[list[list[str]], list[str], dict]:
     """Doubles of which both singles were measured: all at once, and random halves with the others in training."""
     known = set(crossval.singles(effects))
     doubles = [c for c in effects.obs["condition"] if len(genes_of(c)) == 2 and set(genes_of(c)) <= known]
+    effects = effects[effects.obs["condition"].isin([*known, *doubles]).to_numpy()].copy()
     rows = [(c, "train", "") for c in sorted(known)] + [(c, "test", "") for c in doubles]
     whole = Split("all pairs", "file", 0, pd.DataFrame(rows, columns=["condition", "part", "stratum"]))
     sums = {name: (name, {}) for name in ("control", "mean", "additive")}
@@ -40,13 +42,15 @@ def pairs(effects, seeds: int) -> tuple[list[list[str]], list[str], dict]:
         lines.append([name, *(crossval.with_interval(halves, name, m) for m in (
             "pearson_delta", "pearson_delta_top20", "pearson_delta_with_targets", "pearson_delta_top20_with_targets",
             "mse"))])  # fmt: skip
-    told = [
-        f"{len(doubles)} doubles of which both singles were measured. Ranks chosen: {', '.join(notes['low_rank'])}."
-    ]
+    told = [f"{len(doubles)} doubles of which both singles were measured. Ranks chosen: {_counted(notes['low_rank'])}."]
     for rival in ("low_rank", "latent_additive"):
         text, real = crossval.against(halves, rival, "additive", "pearson_delta")
         told.append(f"{rival} against additive: {text}; {'a' if real else 'no'} real difference.")
     return lines, told, {"pairs": table.to_dict("list"), "halves": halves.to_dict("list")}
+
+
+def _counted(notes: list[str]) -> str:
+    return ", ".join(f"{text} ({n} times)" for text, n in Counter(notes).most_common())
 
 
 def unseen(effects, sources, repeats: int) -> tuple[list[list[str]], list[str], dict]:

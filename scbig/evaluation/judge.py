@@ -25,7 +25,12 @@ from scbig.evaluation.scoring import Bench, Values, score
 from scbig.evaluation.statistics import TESTS, paired_tests, summarize
 from scbig.evaluation.truth import Exclusions, Truth, truth
 
-__all__ = ["SEEDS", "WITH_TARGETS", "Scores", "evaluate"]
+__all__ = ["EFFECT_SIZES", "SEEDS", "WITH_TARGETS", "Scores", "evaluate"]
+
+EFFECT_SIZES = ("weak effects", "medium effects", "strong effects")
+"""Strata by the size of the observed effect, a third of the conditions each."""
+
+_FEWEST_SIZED = 12  # conditions
 
 SEEDS = ("method", "seed", "stratum", "metric", "mean")
 """Columns of ``Scores.seeds``."""
@@ -41,8 +46,9 @@ class Scores:
             genes.
         summary: method, stratum, metric, mean, low, high, n: means over conditions with bootstrap 95%
             intervals. Stratum ``all`` holds every condition, ``common`` (where methods differ) those that
-            all methods answered. ``seed_sd`` is the standard deviation of the mean over the ``n_seeds`` predictions
-            given for the method; the interval is that of their average.
+            all methods answered; with twelve conditions or more there is a stratum for each third of effect sizes.
+            ``seed_sd`` is the standard deviation of the mean over the ``n_seeds`` predictions given for the method; the
+            interval is that of their average.
         excluded: method, condition, context, metric, reason; an empty field means all of them.
         conditions: condition, context, stratum, n_real, n_used (cells compared per method), effect_size
             (Euclidean norm of the observed effect without the perturbed genes), chance_pds.
@@ -165,7 +171,7 @@ def evaluate(
         top, matched = ceilings.ceilings(bench, given, moved, min_cells, ceiling_draws, excluded)
     halved = [_frame(real, name, v) for name, v in _average(matched, of).items() if v] if matched else []
     known = [name for name in averaged if _is_baseline(name)]
-    models = [name for name in averaged if name not in known] or known
+    models = [name for name in averaged if name not in known] or [_best(per_condition)]
     seeds = _seeds(real, values, of, groups)
     effects = {own: mean - real.control for own, mean in means.items()}
     return Scores(
@@ -200,6 +206,12 @@ def _replaced(per_condition: pd.DataFrame, halved: list[pd.DataFrame]) -> pd.Dat
 def _is_baseline(name: str) -> bool:
     """Whether a method goes by the name of a baseline, such as ``knn`` or, on one source, ``knn-string``."""
     return name.split("-")[0] in baselines.REGISTRY
+
+
+def _best(per_condition: pd.DataFrame) -> str:
+    """The method of highest mean correlation."""
+    rows = per_condition[per_condition["metric"] == "pearson_delta"]
+    return str(rows.groupby("method", sort=False)["value"].mean().idxmax())
 
 
 def _naive(
@@ -317,14 +329,23 @@ def _strata(real: Truth, given: list[Prediction]) -> dict[str, pd.Index]:
     contexts = real.keys["context"].to_numpy()
     if len(set(contexts)) > 1:
         groups |= {f"context {k}": index[contexts == k] for k in sorted(set(contexts))}
+    if len(index) >= _FEWEST_SIZED:
+        # A mean over all conditions is mostly about weak ones.
+        third = np.argsort(np.argsort(_effect_size(real), kind="stable"), kind="stable") * 3 // len(index)
+        groups |= {name: index[third == i] for i, name in enumerate(EFFECT_SIZES)}
     return groups
+
+
+def _effect_size(real: Truth) -> np.ndarray:
+    """Euclidean norms of the observed effects without the perturbed genes."""
+    return np.sqrt((np.where(real.keep, real.delta, 0.0) ** 2).sum(axis=1))
 
 
 def _conditions(real: Truth, n_used: np.ndarray) -> pd.DataFrame:
     per_context = real.keys.groupby("context")["condition"].transform("size")
     return real.keys.assign(
         n_used=n_used,
-        effect_size=np.sqrt((np.where(real.keep, real.delta, 0.0) ** 2).sum(axis=1)),
+        effect_size=_effect_size(real),
         chance_pds=[m.chance_pds(int(n)) for n in per_context],
     )
 

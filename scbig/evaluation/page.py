@@ -27,7 +27,7 @@ _STYLE = """
 html{-webkit-text-size-adjust:100%}
 body{margin:0;background:var(--paper);color:var(--ink);
   font:16px/1.55 -apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,sans-serif}
-main{max-width:1120px;margin:0 auto;padding:40px 28px 80px}
+main{max-width:1240px;margin:0 auto;padding:40px 28px 80px}
 h1{font-size:1.65rem;line-height:1.2;margin:0 0 .2rem;letter-spacing:-.01em}
 h2{font-size:1.15rem;margin:2.6rem 0 .5rem;padding-top:1rem;border-top:1px solid var(--line)}
 h3{font-size:.98rem;margin:1.7rem 0 .3rem} h4{font-size:.86rem;margin:1rem 0 .1rem;color:var(--soft)}

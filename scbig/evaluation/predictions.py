@@ -18,6 +18,7 @@ from scbig.rng import generator
 __all__ = ["Prediction", "align", "draw"]
 
 _MOST = 15.0  # log1p of some three million counts per cell: no log-expression is as large
+_SAMPLE = 2000  # cells looked at to see how they were transformed
 _LEAST = -5.0  # shifted control cells fall somewhat below zero; nothing on this scale falls farther
 
 
@@ -118,6 +119,7 @@ def align(
             f"{some(real.keys['condition'])}; predicted are {some(labels)}"
         )
     if kind == "cells":
+        _suspect_log(name, x, rows, real, data, excluded)
         return Prediction(name, True, x, tuple(rows), None)
     effect = np.full((len(rows), len(real.genes)), np.nan)
     for i, r in enumerate(rows):
@@ -207,6 +209,18 @@ def _refuse_normalization(name: str, adata: AnnData, data: AnnData) -> None:
             same = np.isclose(float(a), float(b), rtol=1e-3) if field == "target_sum" else str(a) == str(b)
             if not same:
                 raise InputError(f"predictions '{name}' state {field} {a}, the data {b}: normalise both alike")
+
+
+def _suspect_log(name: str, x, rows: list[np.ndarray], real: Truth, data: AnnData, excluded: Exclusions) -> None:
+    """Reports cells whose mean lies by log1p of the controls' log-expression, not by that itself."""
+    given = np.concatenate(rows)[:_SAMPLE]
+    control = dense(data.X[np.concatenate(list(real.controls.values()))[:_SAMPLE]])
+    if not len(given) or control.min() <= -1.0:
+        return
+    mean = dense(x[given]).mean(axis=0)
+    once, twice = (float(np.linalg.norm(mean - c.mean(axis=0))) for c in (control, np.log1p(control)))
+    if twice < 0.5 * once:
+        excluded.add(name, "its cells look log-transformed twice, beside the controls; they were judged as given")
 
 
 def _refuse_scale(name: str, adata: AnnData, kind: str, data: AnnData) -> None:

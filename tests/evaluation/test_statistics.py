@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from scbig.evaluation.statistics import holm, paired_tests
+from scbig.evaluation.statistics import holm, paired_tests, signed_rank
 
 GROUP = {"all": pd.MultiIndex.from_product([[f"c{i}" for i in range(30)], ["all"]], names=["condition", "context"])}
 
@@ -23,6 +23,19 @@ def test_holm_against_statsmodels():
     assert np.isnan(holm(gapped)[4])
     np.testing.assert_allclose(np.delete(holm(gapped), 4), holm(p))
     assert holm(np.array([])).shape == (0,)
+
+
+@pytest.mark.parametrize("n", [6, 9, 13, 14, 30, 60])
+def test_signed_ranks_against_scipy(n):
+    from scipy.stats import wilcoxon
+
+    rng = np.random.default_rng(n)
+    gap = rng.normal(0.3, 1, n)
+    assert signed_rank(gap) == pytest.approx(wilcoxon(gap).pvalue, abs=1e-12)
+    tied = np.round(rng.normal(0.3, 1, n) * 2) / 2
+    if (tied != 0).sum() <= 9:
+        assert signed_rank(tied) == pytest.approx(wilcoxon(tied[tied != 0]).pvalue, abs=1e-9)
+    assert signed_rank(np.zeros(n)) == 1.0 and signed_rank(np.ones(n)) < 0.05
 
 
 def test_a_real_difference_is_told_from_the_luck_of_many_rivals():

@@ -104,6 +104,8 @@ def evaluate(run: Run, settings: ConfigDict, remarks: dict) -> None:
     """Scores the run's predictions beside the baselines."""
     adata, split, _ = load_prepared(run)
     predicted = ad.read_h5ad(run.path("predictions/test.h5ad"))
+    module = pd.read_csv(run.path("modules.csv"), keep_default_na=False).set_index("gene")["module"]
+    adata.var["module"] = module.reindex(adata.var_names).to_numpy()
     perturbations = sorted({gene for label in adata.obs["condition"].astype(str).unique() for gene in genes_of(label)})
     scores = _judged({"scBIG": predicted}, adata, split, settings, _embeddings(settings, perturbations))
     with atomic(run.path("evaluation")) as temporary:

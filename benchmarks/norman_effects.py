@@ -67,17 +67,14 @@ def unseen(effects, sources, repeats: int) -> tuple[list[list[str]], list[str], 
         methods[f"{name}-all"] = (name, {"embedding": tuple(sources)})
     table, seconds, _ = crossval.judged(alone, splits, methods, sources)
     lines = [["method", *METRICS, "pearson_delta minus mean's"]]
-    better = []
     for name in methods:
-        gap, real = crossval.against(table, name, "mean", "pearson_delta")
-        if real and gap.startswith("+"):
-            better.append(name)
+        gap, _ = crossval.against(table, name, "mean", "pearson_delta")
         lines.append([name, *(crossval.with_interval(table, name, m) for m in METRICS), gap if name != "mean" else ""])
     told = [
         f"{len(conditions)} singles, {repeats} × 5 folds; a condition's score is the mean over repeats, intervals are "
         "over conditions.",
-        f"Better than the mean of the training effects in pearson_delta, interval above zero: "
-        f"{', '.join(better) or 'none'}.",
+        "Better than the mean of the training effects in pearson_delta (interval and Wilcoxon test, corrected for the "
+        f"number of methods): {', '.join(crossval.better(table, 'mean', 'pearson_delta')) or 'none'}.",
     ]
     return lines, told, {"unseen": table.to_dict("list"), "seconds": seconds}
 

@@ -24,7 +24,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="scbig", description="Predict the cells that a perturbation would give, and judge predictions."
     )
-    parser.add_argument("--version", action="version", version=f"scbig {__version__}")
+    parser.add_argument("-V", "--version", action="version", version=f"scbig {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
 
     def add(name: str, text: str, run: bool = True) -> argparse.ArgumentParser:
@@ -62,6 +62,9 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE",
         action="append",
         help="[NAME=]FILE.h5ad of any tool; repeats; one NAME for seeds",
+    )
+    evaluate.add_argument(
+        "--kind", choices=("cells", "effects"), default="", help="of --predictions that do not say which they are"
     )
     evaluate.add_argument("--data", metavar="FILE", help="the screen or a table of effects, with --predictions")
     evaluate.add_argument("--effects", action="store_true", help="--data is a table of effects and does not say so")

@@ -106,6 +106,7 @@ def _evaluate(given: Namespace, changes: list[str]) -> None:
         given.out,
         configuration.override(settings, changes),
         given.effects,
+        given.kind,
     )
     table(rows)
     say(f"report   {Path(given.out, 'report.html')}")

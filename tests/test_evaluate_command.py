@@ -118,6 +118,23 @@ def test_predictions_of_one_name_without_being_told_are_refused(call, folder, tm
     assert code == 2 and "two predictions are called seed0" in err and len(err.splitlines()) == 1
 
 
+def test_predictions_that_do_not_say_what_they_are(call, folder, tmp_path):
+    table = ad.read_h5ad(folder / "seed0.h5ad")
+    del table.uns["scbig"]
+    table.write_h5ad(tmp_path / "plain.h5ad")
+    with ad.settings.override(zarr_write_format=3):
+        table.write_zarr(tmp_path / "plain.zarr")
+    given = arguments(folder, tmp_path / "out", tmp_path / "plain.h5ad", data="effects.h5ad")
+    code, _, err = call(*given)
+    assert code == 2 and "'plain' do not say whether they are cells or effects" in err
+    assert call(*given, "--kind", "effects")[0] == 0
+    assert summary(tmp_path / "out", "plain", "pearson_delta") > 0.7
+    given = arguments(folder, tmp_path / "zarr", tmp_path / "plain.zarr", data="effects.h5ad")
+    assert call(*given, "--kind", "effects")[0] == 0
+    means = [summary(tmp_path / name, "plain", "pearson_delta") for name in ("out", "zarr")]
+    assert means[0] == pytest.approx(means[1])
+
+
 def test_a_ceiling_can_be_left_out(call, folder, tmp_path):
     given = arguments(folder, tmp_path / "out", folder / "seed0.h5ad")
     assert call(*given, "--config.evaluation.ceiling_draws=0")[0] == 0
@@ -187,7 +204,7 @@ def test_damaged_files_and_leaking_splits_are_refused(call, folder, tmp_path):
     broken = tmp_path / "broken.h5ad"
     broken.write_bytes((folder / "cells.h5ad").read_bytes()[:2000])
     code, _, err = call(*arguments(folder, tmp_path / "out", broken))
-    assert code == 2 and "broken.h5ad cannot be read" in err and len(err.splitlines()) == 1
+    assert code == 2 and "broken.h5ad cannot be read as" in err and len(err.splitlines()) == 1
     text = (folder / "split.csv").read_text()
     (tmp_path / "leak.csv").write_text(text + f"{PAIRS[0]},train,\n")
     given = arguments(folder, tmp_path / "out", folder / "cells.h5ad")

@@ -159,6 +159,7 @@ def judge(
     out: str,
     settings: ConfigDict,
     effects: bool = False,
+    kind: str = "",
 ) -> list[list[str]]:
     """Scores predictions of any tool; returns the table for the console.
 
@@ -169,6 +170,7 @@ def judge(
         out: where scores and report go.
         settings: how to read the screen, and which baselines.
         effects: whether the data is a table of effects, where the file does not say so.
+        kind: ``cells`` or ``effects``, of predictions that do not say which they are.
     """
     adata = read_judged(data_file, settings, effects)
     split = Split.load(split_file)
@@ -180,9 +182,9 @@ def judge(
                 f"two predictions are called {Path(file).stem}; name them with --predictions NAME=FILE (files of one "
                 "NAME are seeds of one method)"
             )
-        if not Path(file).is_file():
+        if not Path(file).exists():
             raise InputError(f"no file {file}; check --predictions")
-        methods.setdefault(name if equals else Path(file).stem, []).append(_read_predictions(file))
+        methods.setdefault(name if equals else Path(file).stem, []).append(_read_predictions(file, kind))
     single = {name: each[0] if len(each) == 1 else each for name, each in methods.items()}
     scores = _judged(single, adata, split, settings, {})
     evaluation.write(scores, out)
@@ -199,8 +201,13 @@ def read_judged(data_file: str, settings: ConfigDict, effects: bool = False) -> 
     return adata
 
 
-def _read_predictions(file: str) -> ad.AnnData:
+def _read_predictions(file: str, kind: str) -> ad.AnnData:
     try:
-        return ad.read_h5ad(file)
+        predictions = ad.read_zarr(file) if Path(file).is_dir() else ad.read_h5ad(file)
     except (OSError, KeyError, ValueError, TypeError) as error:
-        raise InputError(f"{file} cannot be read as an .h5ad file ({error}): write the predictions again") from None
+        raise InputError(
+            f"{file} cannot be read as an .h5ad or .zarr file ({error}): write the predictions again"
+        ) from None
+    told = dict(predictions.uns.get("scbig", {}))
+    predictions.uns["scbig"] = {"kind": kind} | told if kind else told
+    return predictions

@@ -11,6 +11,7 @@ from scbig.data.conditions import genes_of
 from scbig.data.splits import Split, make
 from scbig.errors import InputError
 from scbig.evaluation import Space, compare, e_distance, evaluate
+from scbig.evaluation.judge import EFFECT_SIZES
 from scbig.evaluation.metrics import chance_pds, pds
 from scbig.evaluation.statistics import bootstrap_weights, interval
 
@@ -310,7 +311,7 @@ def test_two_contexts_are_kept_apart(world):
     rows = [(c, k, "test" if c in TESTED else "train", "") for c in [*SINGLES, *TESTED] for k in ("all", "other")]
     split = Split("made", "file", 0, pd.DataFrame(rows, columns=["condition", "context", "part", "stratum"]))
     found = evaluate({"half": half}, both, split)
-    assert set(found.summary["stratum"]) == {"all", "common", "context all", "context other"}
+    assert set(found.summary["stratum"]) == {"all", "common", "context all", "context other", *EFFECT_SIZES}
     missing = found.excluded
     assert set(missing["context"]) == {"other"} and set(missing["condition"]) == set(TESTED)
     nameless = half.copy()

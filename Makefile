@@ -19,6 +19,11 @@ lint: $(VENV)/.dev
 SHARED ?= ../shared
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.modules --shared $(SHARED)
+	$(BIN)/python -m benchmarks.judge --shared $(SHARED)
+	$(BIN)/python -m benchmarks.cell_eval
+	$(BIN)/python -m benchmarks.ceilings --shared $(SHARED)
+	$(BIN)/python -m benchmarks.norman_effects --shared $(SHARED)
+	$(BIN)/python -m benchmarks.replogle_effects --shared $(SHARED)
 	$(BIN)/python -m benchmarks.simulated
 	$(BIN)/python -m benchmarks.papalexi --shared $(SHARED)
 	$(BIN)/python -m benchmarks.coupling --run runs/bench_papalexi/0 --name papalexi

@@ -122,7 +122,7 @@ def test_predictions_that_do_not_say_what_they_are(call, folder, tmp_path):
     table = ad.read_h5ad(folder / "seed0.h5ad")
     del table.uns["scbig"]
     table.write_h5ad(tmp_path / "plain.h5ad")
-    with ad.settings.override(zarr_write_format=3):
+    with ad.settings.override(zarr_write_format=3, auto_shard_zarr_v3=False):
         table.write_zarr(tmp_path / "plain.zarr")
     given = arguments(folder, tmp_path / "out", tmp_path / "plain.h5ad", data="effects.h5ad")
     code, _, err = call(*given)

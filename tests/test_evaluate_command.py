@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sp
+import zarr
 
 from scbig import cli
 from scbig.data.splits import Split
@@ -122,8 +123,8 @@ def test_predictions_that_do_not_say_what_they_are(call, folder, tmp_path):
     table = ad.read_h5ad(folder / "seed0.h5ad")
     del table.uns["scbig"]
     table.write_h5ad(tmp_path / "plain.h5ad")
-    with ad.settings.override(zarr_write_format=3, auto_shard_zarr_v3=False):
-        table.write_zarr(tmp_path / "plain.zarr")
+    with ad.settings.override(auto_shard_zarr_v3=False):
+        ad.io.write_elem(zarr.open_group(str(tmp_path / "plain.zarr"), mode="w", zarr_format=3), "/", table)
     given = arguments(folder, tmp_path / "out", tmp_path / "plain.h5ad", data="effects.h5ad")
     code, _, err = call(*given)
     assert code == 2 and "'plain' do not say whether they are cells or effects" in err

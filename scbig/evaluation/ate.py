@@ -8,9 +8,8 @@ from jaxtyping import Bool, Float, Int
 
 from scbig.baselines import group_means
 from scbig.errors import InputError
-from scbig.evaluation.metrics import Keep, Rows, Values, l2
 
-__all__ = ["batch_effects", "l2_ba_ate"]
+__all__ = ["batch_effects"]
 
 _BLOCK = 16_384  # rows
 
@@ -80,18 +79,3 @@ def _weighted_sums(x, rows: np.ndarray, group: np.ndarray, weight: np.ndarray, n
         product = member @ block
         out += product.toarray() if sp.issparse(product) else np.asarray(product)
     return out
-
-
-def l2_ba_ate(predicted_effect: Rows, observed_effect: Rows, keep: Keep) -> Values:
-    """Euclidean distance between predicted and observed batch-aware effects over the genes that count.
-
-    Args:
-        predicted_effect: one row per condition, log-expression.
-        observed_effect: ``batch_effects`` of the real cells.
-        keep: genes that count.
-
-    Returns:
-        One value per condition (Cole et al. 2026: L2 of the batch-aware average treatment effect); NaN where
-        either effect is not known.
-    """
-    return l2(predicted_effect, observed_effect, keep)

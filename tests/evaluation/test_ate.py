@@ -6,7 +6,7 @@ import scipy.sparse as sp
 
 from scbig.errors import InputError
 from scbig.evaluation import ate
-from scbig.evaluation.ate import batch_effects, l2_ba_ate
+from scbig.evaluation.ate import batch_effects
 
 
 def screen(seed=0, n=400, n_groups=5, n_batches=4, genes=6):
@@ -88,10 +88,3 @@ def test_refusals():
         batch_effects(x, group, 5, np.where(np.arange(400) < 2, -1, batch), control)
     with pytest.raises(InputError, match="no control cells"):
         batch_effects(x, group, 5, batch, np.zeros(400, bool))
-
-
-def test_l2():
-    observed = np.array([[1.0, 2.0, 3.0], [0.0, 0.0, 0.0], [np.nan, np.nan, np.nan]])
-    predicted = np.array([[1.0, 5.0, 9.0], [3.0, 4.0, 0.0], [0.0, 0.0, 0.0]])
-    keep = np.array([[True, True, False], [True, True, True], [True, True, True]])
-    np.testing.assert_allclose(l2_ba_ate(predicted, observed, keep), [3.0, 5.0, np.nan])

@@ -99,6 +99,13 @@ def test_a_table_of_effects_is_judged_too(call, folder, tmp_path):
     assert "calibrated" not in said  # no cells, no ceiling
 
 
+def test_a_table_that_does_not_say_what_it_is_gets_a_hint(call, folder, tmp_path):
+    given = arguments(folder, tmp_path / "out", folder / "seed0.h5ad", data="effects.h5ad")
+    given.remove("--effects")
+    code, _, err = call(*given)
+    assert code == 2 and "--effects" in err and len(err.splitlines()) == 1
+
+
 def test_files_of_one_name_are_seeds(call, folder, tmp_path):
     out = tmp_path / "judged"
     both = [f"model={folder}/seed{i}.h5ad" for i in range(2)]

@@ -195,7 +195,10 @@ def read_judged(data_file: str, settings: ConfigDict, effects: bool = False) -> 
     """A screen in log-expression, or a table of effects where the file or ``effects`` says so."""
     if effects or data.is_effects(data_file):
         return data.effects_table(data_file)
-    adata = data.read_as_told(data_file, settings.data)
+    try:
+        adata = data.read_as_told(data_file, settings.data)
+    except InputError as mistake:
+        raise InputError(f"{mistake}; or, if it is a table of effects, say --effects") from None
     if "counts" in adata.layers and adata.uns["scbig"]["normalization"] == "counts":
         adata = data.normalize(adata, None, settings.data.target_sum)
     return adata

@@ -119,7 +119,7 @@ def default() -> ConfigDict:
     c.velocity.depth = 2
     c.velocity.frequencies = 32
     c.velocity.dropout = 0.1
-    c.velocity.interaction = True  # several perturbations may do more or less than their sum
+    c.velocity.interaction = False  # a departure of the shift from the sum for several perturbations; needs many pairs
 
     c.flow = ConfigDict()  # scbig.training.FlowConfig, and match_batch
     c.flow.match_batch = False  # controls from the batch of each perturbed cell
@@ -136,6 +136,7 @@ def default() -> ConfigDict:
     c.flow.coupling = "sinkhorn"
     c.flow.epsilon = 0.05
     c.flow.anchor = 1.0  # weight of the regression that fits the additive shift
+    c.flow.anchor_steps = 500  # updates of that regression alone, before the flow starts
     c.flow.lambda_corr = 0.1
     c.flow.lambda_path = 0.1
     c.flow.align_conditions = 4

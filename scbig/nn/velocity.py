@@ -30,7 +30,7 @@ class FlowNetConfig:
     depth: int = 2
     frequencies: int = 32
     dropout: float = 0.1
-    interaction: bool = True  # several perturbations may do more or less than their sum
+    interaction: bool = True  # the shift of several perturbations may depart from their sum
 
 
 class VelocityField(nnx.Module):

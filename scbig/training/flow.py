@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 from flax import nnx
 from jaxtyping import Array, Float
 
@@ -17,10 +18,12 @@ from scbig.nn.condition import Encoded
 from scbig.nn.velocity import FlowNet
 from scbig.training import loop
 from scbig.training.autoencoder import Autoencoder
-from scbig.training.populations import Populations, Watched, draw
+from scbig.training.populations import Populations, Watched, displacements, draw
 from scbig.training.state import TrainState, apply_gradients, initial_state, make_optimizer
 
 __all__ = ["Alignment", "FlowConfig", "FlowTask", "sample_latents", "train_flow"]
+
+_ANCHOR_RATE = 1e-3  # first learning rate of the shift's own fit
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,7 @@ class FlowConfig:
     coupling: str = "sinkhorn"  # independent | sinkhorn | exact | precomputed
     epsilon: float = 0.05  # of the coupling, as a share of the mean cost
     anchor: float = 1.0  # weight of the regression that fits the additive shift
+    anchor_steps: int = 500  # updates of that regression alone, on all conditions at once, before the flow starts
     lambda_corr: float = 0.1
     lambda_path: float = 0.1
     align_conditions: int = 4  # conditions of the batch that enter the alignment losses
@@ -80,6 +84,8 @@ class FlowTask(NamedTuple):
         watched: held-out cells to stop on.
         loadings: the evaluation space, ``[genes, dims]``.
         origin: its origin in expression, ``[genes]``.
+        displacement: mean displacement of every group from its controls, which the shift is fitted to; set by
+            ``train_flow``.
     """
 
     buffers: Any
@@ -89,6 +95,7 @@ class FlowTask(NamedTuple):
     watched: Watched
     loadings: Float[Array, "genes dims"]
     origin: Float[Array, " genes"]
+    displacement: Float[Array, "groups latent"] | None = None
 
 
 def _alignment_losses(task, config, groups, targets, ẑ1):
@@ -124,7 +131,7 @@ def _objective(params, graph, task, config, seed, step):
     condition = network.encode(task.populations.conditions.take(groups), encoder_key)
     v = network.velocity(z_t, t, condition, dropout_key)
     matching = jnp.mean(jnp.square(v - u))
-    anchor = jnp.mean(jnp.square(network.velocity.shift(condition) - jnp.mean(u, axis=1)))
+    anchor = jnp.mean(jnp.square(network.velocity.shift(condition) - task.displacement[groups]))
     loss = matching + config.anchor * anchor
     metrics = {"flow": matching, "anchor": anchor, "perplexity": perplexity}
     if config.lambda_corr or config.lambda_path:
@@ -133,6 +140,27 @@ def _objective(params, graph, task, config, seed, step):
         loss = loss + config.lambda_corr * corr + config.lambda_path * path
         metrics |= {"corr": corr, "path": path}
     return loss, metrics | {"loss": loss}
+
+
+@partial(jax.jit, static_argnames=("graph", "config", "seed"))
+def _settle(params, task, *, graph, config, seed):
+    """Fits the shift to all conditions at once, so that the flow starts in the shifted frame.
+
+    Otherwise the shift settles while the flow is trained, and stopping on the distribution can come before that.
+    """
+    optimizer = optax.adam(optax.cosine_decay_schedule(_ANCHOR_RATE, config.anchor_steps))
+
+    def loss(params, step):
+        network: FlowNet = nnx.merge(graph, params, task.buffers)
+        condition = network.encode(task.populations.conditions, rng.key(seed, "flow settle", step))
+        return jnp.mean(jnp.square(network.velocity.shift(condition) - task.displacement))
+
+    def body(carry, step):
+        params, state = carry
+        updates, state = optimizer.update(jax.grad(loss)(params, step), state)
+        return (optax.apply_updates(params, updates), state), None
+
+    return jax.lax.scan(body, (params, optimizer.init(params)), jnp.arange(config.anchor_steps))[0][0]
 
 
 @partial(jax.jit, static_argnames=("graph", "optimizer", "config", "seed"), donate_argnames="state")
@@ -214,7 +242,7 @@ def train_flow(
         log_folder: the run directory.
     """
     graph, params, buffers = nnx.split(network, nnx.Param, ...)
-    task = task._replace(buffers=buffers)
+    task = task._replace(buffers=buffers, displacement=jnp.asarray(displacements(task.populations)))
     every = -(-config.evaluate_every // config.chunk) * config.chunk
     total = max(1, -(-config.steps // every)) * every
     config = replace(
@@ -233,5 +261,7 @@ def train_flow(
     def evaluate(params):
         return _held_out_distance(params, task, graph=graph, config=config)
 
+    if config.anchor and config.anchor_steps:
+        params = _settle(params, task, graph=graph, config=config, seed=seed)
     schedule = loop.LoopConfig(total, config.chunk, every, config.patience, config.checkpoint_every)
     return loop.run("train", initial_state(params, optimizer), advance, evaluate, schedule, folder, log_folder)

@@ -17,7 +17,7 @@ from scbig.nn.condition import Conditions
 from scbig.rng import generator
 from scbig.training.vocabulary import Group
 
-__all__ = ["Populations", "Watched", "build", "draw", "watch"]
+__all__ = ["Populations", "Watched", "build", "displacements", "draw", "watch"]
 
 
 class Populations(NamedTuple):
@@ -243,3 +243,19 @@ def watch(
         conditions=conditions.take(jnp.asarray(np.array(order))),
         share=jnp.asarray(share, jnp.float32),
     )
+
+
+def displacements(populations: Populations) -> Float[np.ndarray, "groups latent"]:
+    """Mean latent of every group less that of its controls, each target's own pool weighing by the target."""
+    z = np.asarray(populations.z, np.float64)
+    targets, controls = np.asarray(populations.targets), np.asarray(populations.controls)
+    start, count = np.asarray(populations.start), np.asarray(populations.count)
+    first, size = np.asarray(populations.pool_start), np.asarray(populations.pool_count)
+    pools = {
+        (a, n): z[controls[a : a + n]].mean(axis=0) for a, n in set(zip(first.tolist(), size.tolist(), strict=True))
+    }
+    out = np.zeros((len(start), z.shape[1]), np.float32)
+    for g, (a, n) in enumerate(zip(start, count, strict=True)):
+        own = [pools[key] for key in zip(first[a : a + n].tolist(), size[a : a + n].tolist(), strict=True)]
+        out[g] = z[targets[a : a + n]].mean(axis=0) - np.mean(own, axis=0)
+    return out

@@ -6,7 +6,7 @@ import pytest
 
 from scbig import rng
 from scbig.errors import InputError
-from scbig.training.populations import build, draw, watch
+from scbig.training.populations import build, displacements, draw, watch
 from scbig.training.vocabulary import Vocabulary, group_cells
 
 
@@ -55,6 +55,21 @@ def test_draws_stay_in_their_group_and_its_control_pool(screen, by_batch, coupli
             assert (obs["batch"].to_numpy()[source] == obs["batch"].to_numpy()[target]).all()
         seen |= set(target.ravel().tolist())
     assert seen == set(np.flatnonzero(train & (number >= 0)).tolist())
+
+
+@pytest.mark.parametrize("by_batch", [False, True])
+def test_displacements_are_what_draws_show_on_average(screen, by_batch):
+    z, obs, train, number, groups, conditions = screen
+    populations, _ = build(
+        z, obs, train, number, groups, conditions, by_batch=by_batch, coupling="independent", epsilon=0.05, seed=0
+    )
+    found = displacements(populations)
+    control = train & (obs["condition"] == "control").to_numpy()
+    on = ["context", "batch"] if by_batch else ["context"]
+    for g in range(len(groups)):
+        cells = np.flatnonzero(train & (number == g))
+        own = [z[control & (obs[on] == obs.loc[cell, on]).all(axis=1).to_numpy()].mean(axis=0) for cell in cells]
+        np.testing.assert_allclose(found[g], z[cells].mean(axis=0) - np.mean(own, axis=0), rtol=1e-5)
 
 
 def test_more_conditions_than_groups_are_drawn_again(screen):

@@ -107,7 +107,8 @@ def evaluate(
 
     Every method is compared with the same real cells and the same controls, over the same genes, and with
     the same number of its own cells: the smallest of ``n_cells``, the real cells of the condition, and what
-    any method gives for it. Perturbed genes do not count; metrics ending in ``_with_targets`` count them.
+    any method gives for it. Its mean profile is that of all its cells. Perturbed genes do not count; metrics ending
+    in ``_with_targets`` count them.
 
     Args:
         methods: predictions by name, cells or effects (``uns["scbig"]["kind"]``); rows tell their

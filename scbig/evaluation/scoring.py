@@ -71,7 +71,9 @@ def score(
     rows = {p.name: bench.drawn(p.rows) if p.cells else [] for p in given}
     # An effect is taken as it is: added to training controls it would share the noise of the held-out controls with the
     # observation where both are seen from those, and even "no effect" would then correlate with what is observed.
-    means = {p.name: p.means(rows[p.name], real.control) for p in given}
+    # And a mean profile is that of all cells a method gives, however many are compared as a population: cells are draws
+    # from a prediction, and their sampling noise would count against it beside effects, which have none.
+    means = {p.name: p.means(list(p.rows), real.control) for p in given}
     out = {p.name: profile_metrics(means[p.name], real, bench.seed) for p in given}
     if not real.cells:
         return out, means

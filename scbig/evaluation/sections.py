@@ -334,8 +334,9 @@ def glossary(scores: Scores) -> str:
             told[f"{name} {arrow(name)}".strip()] = m.text + (f" Best: {m.best:g}." if rule is None else rule)
     rules = (
         "An effect (delta) is the mean log-expression of a condition minus that of the controls. Every method "
-        "is compared with the same real cells, controls and genes and with the same number of its own cells. A "
-        "constant prediction has correlation 0. Genes without any observed effect have no direction. Ties in "
+        "is compared with the same real cells, controls and genes; populations with as many cells as are real, and "
+        "mean profiles from all cells that a method gives. A constant prediction has correlation 0. Genes without "
+        "any observed effect have no direction. Ties in "
         "rankings are broken at random; they look only at genes that no condition perturbs. Where controls are held "
         "out too, predictions given as cells share the noise of the held-out controls with the observation, and "
         "predictions given as effects do not: compare like with like."

@@ -12,7 +12,7 @@ from scbig.training import autoencoder
 from scbig.training import flow as stage
 from scbig.training.flow import Alignment, FlowConfig, FlowTask, sample_latents, train_flow
 from scbig.training.holdout import hold_out
-from scbig.training.populations import build, watch
+from scbig.training.populations import build, displacements, watch
 from scbig.training.vocabulary import Vocabulary, group_cells
 
 LATENT, GENES = 4, 12
@@ -115,15 +115,14 @@ def test_both_alignment_terms_reach_the_gradient_of_every_step(task, coupling):
     from dataclasses import replace
 
     graph, params, buffers = nnx.split(network(), nnx.Param, ...)
+    task = task._replace(buffers=buffers, displacement=jnp.asarray(displacements(task.populations)))
     # From rest the endpoint does not depend on anything, so move first.
     params = jax.tree.map(lambda p: p + 0.05, params)
 
     def gradient(corr, path):
         settings = replace(SETTINGS, coupling=coupling, lambda_corr=corr, lambda_path=path)
         grads, metrics = jax.jit(
-            lambda p: jax.grad(stage._objective, has_aux=True)(
-                p, graph, task._replace(buffers=buffers), settings, 0, jnp.asarray(3)
-            )
+            lambda p: jax.grad(stage._objective, has_aux=True)(p, graph, task, settings, 0, jnp.asarray(3))
         )(params)
         return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(grads)]), metrics
 

@@ -279,28 +279,16 @@ def distances(
         keep: genes that count, by prediction.
         kind: ``l1``, ``l2`` (Euclidean) or ``cosine`` (1 − cosine; 1 where either is zero).
     """
-    if len(keep) and (keep == keep[0]).all():
-        # The same genes for all, as rankings have it: they can be cut out, and cdist is compiled.
-        return _distances(predicted[:, keep[0]], candidates[:, keep[0]], kind)
     x, c, k = _masked(predicted, keep), candidates.astype(np.float64), keep.astype(np.float64)
+    if kind == "l1" and len(keep) and (keep == keep[0]).all():
+        from scipy.spatial.distance import cdist
+
+        # The same genes for all, as rankings have it: they can be cut out, and cdist is compiled.
+        return cdist(x[:, keep[0]], c[:, keep[0]], "cityblock")
     if kind == "l1":
         # Row by row: the whole difference cube would be conditions × candidates × genes.
         return np.stack([np.abs(c - row) @ mask for row, mask in zip(x, k, strict=True)])
     dot, own, other = x @ c.T, (x * x).sum(axis=1)[:, None], k @ (c * c).T
-    if kind == "l2":
-        return np.sqrt(np.maximum(own - 2.0 * dot + other, 0.0))
-    if kind == "cosine":
-        return 1.0 - _ratio(dot, np.sqrt(own) * np.sqrt(other), 0.0)
-    raise ValueError(f"unknown distance {kind}")
-
-
-def _distances(x: np.ndarray, y: np.ndarray, kind: str) -> np.ndarray:
-    from scipy.spatial.distance import cdist
-
-    if kind == "l1":
-        return cdist(x, y, "cityblock")
-    dot = x.astype(np.float64) @ y.astype(np.float64).T
-    own, other = (x.astype(np.float64) ** 2).sum(axis=1)[:, None], (y.astype(np.float64) ** 2).sum(axis=1)
     if kind == "l2":
         return np.sqrt(np.maximum(own - 2.0 * dot + other, 0.0))
     if kind == "cosine":

@@ -50,5 +50,6 @@ def get_config():
     c.flow.epsilon = 1.0
     c.flow.align_conditions = 3
     c.flow.align_cells = 64
+    c.flow.align_every = 1
     c.flow.evaluate_every = 1000
     return c

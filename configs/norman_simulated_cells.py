@@ -43,7 +43,8 @@ def get_config():
     c.flow.warmup = 200
     c.flow.sigma = 0.05
     c.flow.epsilon = 0.05
-    c.flow.align_conditions = 2
+    c.flow.align_conditions = 1
     c.flow.align_cells = 32
+    c.flow.align_every = 2
     c.flow.evaluate_every = 250
     return c

@@ -46,5 +46,4 @@ def get_config():
     c.flow.steps = 1000
     c.flow.learning_rate = 2e-4
     c.flow.coupling = "independent"
-    c.flow.align_conditions = 2
     return c

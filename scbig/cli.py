@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
+import traceback
 from collections.abc import Sequence
 
 from scbig import __version__
@@ -18,6 +20,7 @@ _STAGES = {
     "train": "train the flow",
     "report": "write report.html",
 }
+_SCHEDULER = "a running Dask scheduler; its workers must see the same paths"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -36,9 +39,25 @@ def _parser() -> argparse.ArgumentParser:
             command.epilog = "--config.GROUP.FIELD=VALUE changes any setting."
         return command
 
-    add("run", "all stages, skipping what is done")
+    trains = [add("run", "all stages, skipping what is done")]
     for name, text in _STAGES.items():
-        add(name, text)
+        command = add(name, text)
+        trains += [command] if name in ("pretrain", "train") else []
+    for command in trains:
+        command.add_argument("--distributed", action="store_true", help="one of several processes, as srun starts them")
+
+    for name in ("run", "prepare"):
+        commands.choices[name].add_argument("--scheduler", metavar="ADDRESS", help=_SCHEDULER)
+
+    sweep = add("sweep", "a run for every combination of settings", run=False)
+    sweep.add_argument("--config", metavar="FILE", help="a file of configs/, shared by all runs")
+    sweep.add_argument("--workdir", metavar="DIR", required=True, help="the folder of the run directories")
+    sweep.add_argument(
+        "--vary", metavar="SETTING=A,B", required=True, action="append", help="such as seed=0,1,2; repeats; A;B too"
+    )
+    sweep.add_argument("--jobs", type=int, default=0, metavar="N", help="runs at once (1; with Dask one per worker)")
+    sweep.add_argument("--scheduler", metavar="ADDRESS", help=_SCHEDULER)
+    sweep.epilog = "--config.GROUP.FIELD=VALUE changes any setting. Runs that are done are skipped."
 
     sample = add("sample", "sample cells of the test conditions, or of --conditions", run=False)
     sample.add_argument("--config", metavar="FILE", help=argparse.SUPPRESS)
@@ -51,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     sample.add_argument("--dose", type=float, default=0.0, help="of drugs")
     sample.add_argument("--guidance", type=float, metavar="X", help="above 1 overstates the condition")
     sample.add_argument("--seed", type=int, metavar="N", help="of the control cells drawn")
-    sample.add_argument("--out", metavar="FILE", help="the .h5ad to write, with --conditions")
+    sample.add_argument("--out", metavar="FILE", help="the .h5ad or .zarr to write, with --conditions")
     sample.add_argument("--force", action="store_true", help="replace what is there")
 
     evaluate = add("evaluate", "score a run, or any --predictions, against baselines", run=False)
@@ -85,6 +104,16 @@ def _parser() -> argparse.ArgumentParser:
     baselines.add_argument("--cells", type=int, default=0, metavar="N", help="write N cells per condition, not effects")
     baselines.add_argument("--force", action="store_true", help="replace what an earlier call wrote")
     baselines.epilog = "--config.split.FIELD=VALUE and --config.data.FIELD=VALUE change split and reading."
+
+    bench = add("bench", "what training and sampling cost on this machine", run=False)
+    bench.add_argument("--config", metavar="FILE", help="networks, batches and steps of this file of configs/")
+    bench.add_argument("--workdir", metavar="DIR", help="a prepared run: its settings and its cells")
+    bench.add_argument("--cells", type=int, metavar="N", help="of a screen, without --workdir (10000)")
+    bench.add_argument("--genes", type=int, metavar="N", help="(2000)")
+    bench.add_argument("--conditions", type=int, metavar="N", help="(100)")
+    bench.add_argument("--quick", action="store_true", help="fewer repetitions, and without the alignment losses")
+    bench.add_argument("--json", action="store_true", help="for machines: nothing else on standard output")
+    bench.epilog = "--config.GROUP.FIELD=VALUE changes any setting."
 
     demo = add("demo", "the whole path on a simulated screen", run=False)
     demo.add_argument("--workdir", metavar="DIR", default="runs/demo", help="the run directory (runs/demo)")
@@ -126,14 +155,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         commands.dispatch(known, changes)
     except InputError as mistake:
-        print(f"error: {mistake}", file=sys.stderr)
-        return 2
+        return _end(f"error: {mistake}", 2, mistake)
     except KeyboardInterrupt:
-        print("\ninterrupted; run the same command again to continue", file=sys.stderr)
-        return 130
+        return _end("\ninterrupted; run the same command again to continue", 130)
     except BrokenPipeError:
         return 0
+    except Exception as problem:
+        from scbig.files import full
+
+        if reason := full(problem):
+            told = " ".join(str(problem).split())
+            return _end(f"error: {reason} ({told}); free some and run the same command again", 2, problem)
+        if known.__dict__.get("distributed"):
+            return _end("".join(traceback.format_exception(problem)), 1)
+        raise
     return 0
+
+
+def _end(said: str, code: int, problem: BaseException | None = None) -> int:
+    """Says why the command ends; returns the exit code."""
+    print(said, file=sys.stderr, flush=True)
+    devices, files = sys.modules.get("scbig.devices"), sys.modules.get("scbig.files")
+    # At an ordinary exit JAX would wait for the other processes, which wait for this one; and HDF5 would try once
+    # more to write what the disk has no room for, and crash.
+    if (devices and devices.n_processes() > 1) or (files and files.full(problem)):
+        sys.stdout.flush()
+        os._exit(code)
+    return code
 
 
 if __name__ == "__main__":

@@ -8,9 +8,9 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from scbig import config as configuration
-from scbig import predict, stages
+from scbig import devices, predict, stages, workers
 from scbig.console import say
-from scbig.errors import InputError
+from scbig.errors import InputError, some
 from scbig.run import Run
 
 __all__ = ["dispatch"]
@@ -18,17 +18,20 @@ __all__ = ["dispatch"]
 
 def dispatch(given: Namespace, changes: list[str]) -> None:
     """Runs the command that was parsed, with ``changes`` to the settings such as ``["flow.steps=100"]``."""
-    if given.command in _OTHERS:
-        _OTHERS[given.command](given, changes)
-    elif given.command == "run":
-        _finish(stages.execute(given.workdir, _settings(given, changes), force=given.force))
-    else:
-        stages.execute(given.workdir, _settings(given, changes), (given.command,), given.force)
+    if getattr(given, "distributed", False):
+        devices.connect()
+    with workers.scheduler(getattr(given, "scheduler", None)):
+        if given.command in _OTHERS:
+            _OTHERS[given.command](given, changes)
+        elif given.command == "run":
+            _finish(stages.execute(given.workdir, _settings(given, changes), force=given.force))
+        else:
+            stages.execute(given.workdir, _settings(given, changes), (given.command,), given.force)
 
 
 def _settings(given: Namespace, changes: list[str]) -> ConfigDict:
     """The file given, else the settings kept with the run, else the defaults; changed as asked."""
-    kept = Path(given.workdir, "config.json")
+    kept = Path(given.workdir or "", "config.json")
     if given.config:
         settings = configuration.load(given.config)
     elif kept.exists():
@@ -40,6 +43,8 @@ def _settings(given: Namespace, changes: list[str]) -> ConfigDict:
 
 def _finish(run: Run) -> None:
     """Where everything is, and the table."""
+    if not devices.is_first():
+        return
     from scbig import evaluation
     from scbig.console import table
 
@@ -70,17 +75,18 @@ def _sample(given: Namespace, changes: list[str]) -> None:
         raise InputError(f"--config.{changes[0]} does not apply: a trained run is sampled as it is")
     if not given.out:
         raise InputError("where should the cells go? give --out FILE.h5ad")
-    if Path(given.out).suffix != ".h5ad":
-        raise InputError(f"--out {given.out} must end in .h5ad")
+    if Path(given.out).suffix not in (".h5ad", ".zarr"):
+        raise InputError(f"--out {given.out} must end in .h5ad or .zarr")
     if Path(given.out).exists() and not given.force:
         raise InputError(f"{given.out} exists; choose another --out or replace it with --force")
     stages.announce_device("")
     names = [name.strip() for name in given.conditions.split(",") if name.strip()]
-    cells = predict.load(given.workdir).sample(
-        names, given.n_cells, context=given.context, dose=given.dose, seed=given.seed, guidance=given.guidance
-    )
-    stages.write_cells(cells, given.out)
-    say(f"{cells.n_obs:,} cells of {len(names)} conditions × {cells.n_vars:,} genes in {given.out}")
+    predictor = predict.load(given.workdir)
+    n_cells = predictor.write(
+        given.out, names, given.n_cells,
+        context=given.context, dose=given.dose, seed=given.seed, guidance=given.guidance,
+    )  # fmt: skip
+    say(f"{n_cells:,} cells of {len(names)} conditions × {len(predictor.var):,} genes in {given.out}")
 
 
 def _evaluate(given: Namespace, changes: list[str]) -> None:
@@ -125,6 +131,49 @@ def _baselines(given: Namespace, changes: list[str]) -> None:
     record = stages.fit_baselines(task, settings)
     say(f"{len(record['baselines'])} baselines in {given.out}; to judge them:")
     say(stages.next_command(task, list(record["baselines"]), changes))
+
+
+def _sweep(given: Namespace, changes: list[str]) -> None:
+    from scbig.stages import sweep
+
+    settings = configuration.load(given.config) if given.config else configuration.default()
+    settings = configuration.override(settings, changes)
+    outcomes = sweep.sweep(settings, sweep.parse(given.vary), given.workdir, given.jobs)
+    say("")
+    sweep.print_table(outcomes)
+    say("")
+    say(f"table    {Path(given.workdir, 'sweep.csv')}")
+    failed = [outcome for outcome in outcomes if outcome.state == "failed"]
+    if failed:
+        raise InputError(
+            f"{len(failed)} of {len(outcomes)} runs failed: {some((each.name for each in failed), 4)}; the reasons are "
+            f"in {Path(given.workdir, 'sweep.csv')}, and the same command again runs these only"
+        )
+
+
+def _bench(given: Namespace, changes: list[str]) -> None:
+    import contextlib
+    import json
+    import sys
+
+    from scbig.stages import bench
+
+    run = Run(given.workdir) if given.workdir else None
+    if run and not run.path("config.json").exists():
+        raise InputError(f"{given.workdir} is not a run directory (no config.json); prepare one with `scbig prepare`")
+    settings = _settings(given, changes)
+    wanted = {name: getattr(given, name) for name in ("cells", "genes", "conditions") if getattr(given, name)}
+    if run and wanted:
+        raise InputError(f"--{next(iter(wanted))} does not go with --workdir, whose screen has a size of its own")
+    sizes = bench.Sizes(**wanted)
+    # With --json nothing else is printed: a machine reads it.
+    with contextlib.redirect_stdout(sys.stderr) if given.json else contextlib.nullcontext():
+        stages.announce_device(settings.device, settings.n_devices, settings.compiled)
+        report = bench.bench(settings, sizes, run, given.quick)
+    if given.json:
+        say(json.dumps(report, indent=1))
+    else:
+        bench.show(report)
 
 
 def _demo(given: Namespace, changes: list[str]) -> None:
@@ -180,9 +229,11 @@ def _fetch(given: Namespace, changes: list[str]) -> None:
 
 
 _OTHERS = {
+    "sweep": _sweep,
     "sample": _sample,
     "evaluate": _evaluate,
     "baselines": _baselines,
+    "bench": _bench,
     "demo": _demo,
     "simulate": _simulate,
     "fetch": _fetch,

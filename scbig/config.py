@@ -22,6 +22,9 @@ def default() -> ConfigDict:
     c.name = "scbig"
     c.seed = 0
     c.device = ""  # "cpu" or "gpu": refuse to run elsewhere; "" takes what JAX finds
+    c.n_devices = 0  # that training is spread over; 0: all there are
+    c.precision = "auto"  # of products in training: float32 | bfloat16; auto: bfloat16 where a GPU does it
+    c.compiled = ""  # folder of compiled programs; "" one in the user's cache, "none" keeps none
     c.holdout_fraction = 0.1  # of the training cells of each condition, kept back for stopping
 
     c.data = ConfigDict()
@@ -45,6 +48,8 @@ def default() -> ConfigDict:
     c.data.target_sum = "median"  # or a number such as "1e4"
     c.data.knockdown = ""  # "down" or "up": drop cells whose target did not move that way
     c.data.knockdown_min_change = 0.0  # by at least so much log-expression
+    c.data.backend = "auto"  # auto | memory | dask: by blocks on Dask workers
+    c.data.memory_gb = 4.0  # "auto" goes by blocks where the matrices would take more
 
     c.split = ConfigDict()
     c.split.rule = (
@@ -108,6 +113,9 @@ def default() -> ConfigDict:
     c.pretrain.evaluate_epochs = 1
     c.pretrain.checkpoint_every = 5
     c.pretrain.max_held_out = 2048
+    c.pretrain.feed = "auto"  # device: all training cells there | stream: from disk | auto: device if they fit
+    c.pretrain.device_gb = 0.0  # of dense cells that auto keeps there; 0: 4 on a CPU, half of an accelerator's memory
+    c.pretrain.buffer = 16384  # cells shuffled together when streaming
 
     c.condition = ConfigDict()  # scbig.nn.ConditionEncoderConfig
     c.condition.width = 256
@@ -133,14 +141,16 @@ def default() -> ConfigDict:
     c.flow.ema = 0.999
     c.flow.sigma = 0.05
     c.flow.time = "uniform"
+    c.flow.times = 4  # different times among a condition's cells in a step; 0: one for each cell
     c.flow.coupling = "sinkhorn"
     c.flow.epsilon = 0.05
     c.flow.anchor = 1.0  # weight of the regression that fits the additive shift
     c.flow.anchor_steps = 500  # updates of that regression alone, before the flow starts
     c.flow.lambda_corr = 0.1
     c.flow.lambda_path = 0.1
-    c.flow.align_conditions = 4
+    c.flow.align_conditions = 1
     c.flow.align_cells = 32
+    c.flow.align_every = 2  # steps from one evaluation of the alignment losses to the next
     c.flow.solver = "heun"
     c.flow.solver_steps = 10
     c.flow.residual = True  # cells keep what the decoder cannot tell of the control cell they started from
@@ -155,6 +165,7 @@ def default() -> ConfigDict:
     c.sample.n_cells = 500  # per condition, in the stage of the run
     c.sample.guidance = 1.0
     c.sample.clip = True  # decoded log-expression below zero becomes zero
+    c.sample.max_controls = 20000  # control cells that populations start from, at most; more are thinned at random
 
     c.evaluation = ConfigDict()
     c.evaluation.n_cells = 500
@@ -297,6 +308,5 @@ def demo(workdir: str | Path) -> ConfigDict:
     c.condition.width = 128
     c.flow.steps = 1500
     c.flow.learning_rate = 5e-4
-    c.flow.align_conditions = 2
     c.flow.match_batch = True
     return c

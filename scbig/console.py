@@ -20,12 +20,13 @@ class Progress:
         name: what is being done.
         total: steps in all.
         done: steps that an earlier process made.
+        unit: what is counted.
     """
 
     _EVERY = 15.0  # seconds between plain lines
 
-    def __init__(self, name: str, total: int, done: int = 0):
-        self._name, self._total, self._done, self._first = name, total, done, done
+    def __init__(self, name: str, total: int, done: int = 0, unit: str = "steps"):
+        self._name, self._total, self._done, self._first, self._unit = name, total, done, done, unit
         self._bar = None
         self._note = ""
 
@@ -79,7 +80,7 @@ class Progress:
             self._bar.stop()
         elif self._done > self._first:
             seconds = time.monotonic() - self._start
-            say(f"{self._name}: {self._done - self._first} steps in {seconds:.1f} s  {self._note}".rstrip())
+            say(f"{self._name}: {self._done - self._first} {self._unit} in {seconds:.1f} s  {self._note}".rstrip())
 
 
 def table(rows: list[list[str]]) -> None:

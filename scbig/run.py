@@ -38,13 +38,13 @@ STAGES: dict[str, Stage] = {
         Stage(
             "pretrain",
             ("prepare", "cluster"),
-            ("seed", "holdout_fraction", "gcae", "pretrain"),
+            ("seed", "precision", "holdout_fraction", "gcae", "pretrain"),
             ("gcae/params", "gcae/summary.npz", "latents.zarr"),
         ),
         Stage(
             "train",
             ("prepare", "cluster", "pretrain"),
-            ("seed", "holdout_fraction", "priors", "condition", "velocity", "flow"),
+            ("seed", "precision", "holdout_fraction", "priors", "condition", "velocity", "flow"),
             ("flow/params", "flow/conditions.npz"),
         ),
         Stage("sample", ("prepare", "pretrain", "train"), ("seed", "sample"), ("predictions/test.h5ad",)),
@@ -119,7 +119,7 @@ class Run:
         if known is None or not (done or self._has_checkpoint(stage.name)):
             return "new"
         force = f"rerun `scbig {stage.name} --force` (later stages follow) or take another --workdir"
-        changed = _differences(_completed(known["settings"]), settings)
+        changed = _differences(_completed(known["settings"], settings), settings)
         if changed:
             raise InputError(f"{self.folder}: stage {stage.name} was run with {some(changed, 4)}; {force}")
         stale = [name for name in inputs if known["inputs"].get(name) != inputs[name]]
@@ -193,10 +193,10 @@ def _software() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: metadata.version(name) for name in names}}
 
 
-def _completed(settings: dict[str, Any]) -> dict[str, Any]:
+def _completed(settings: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:
     """Recorded settings; those that did not exist when they were recorded had what is now their default."""
     fresh = configuration.default()
-    full = {}
+    full = {name: fresh[name] for name in wanted if name not in settings and not isinstance(wanted[name], dict)}
     for name, value in settings.items():
         full[name] = fresh[name].to_dict() | value if isinstance(value, dict) and name in fresh else value
     return full

@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
@@ -58,7 +58,7 @@ def tiny_settings(tiny_screen) -> Callable:
         c.pretrain.epochs, c.pretrain.batch, c.pretrain.checkpoint_every = 3, 64, 1
         c.condition.width, c.velocity.width, c.velocity.depth = 16, 32, 1
         c.flow.steps, c.flow.chunk, c.flow.evaluate_every, c.flow.checkpoint_every = 100, 25, 50, 1
-        c.flow.conditions, c.flow.cells, c.flow.align_conditions, c.flow.align_cells = 4, 8, 2, 8
+        c.flow.conditions, c.flow.cells, c.flow.align_conditions, c.flow.align_cells = 8, 8, 2, 8
         c.flow.watch_conditions, c.flow.watch_cells, c.flow.solver_steps = 6, 16, 4
         c.sample.n_cells = c.evaluation.n_cells = 40
         return c
@@ -117,3 +117,37 @@ def shell(shell_environment) -> Callable[..., subprocess.CompletedProcess]:
         )
 
     return run
+
+
+_DASK = """
+import sys
+from distributed import LocalCluster
+if __name__ == "__main__":
+    with LocalCluster(n_workers=1, threads_per_worker=2, processes=True, dashboard_address=None) as cluster:
+        print(cluster.scheduler_address, flush=True)
+        sys.stdin.read()
+"""
+
+
+@pytest.fixture(scope="session")
+def dask_process(shell_environment, tmp_path_factory) -> Iterator[Callable]:
+    """Starts a Dask scheduler with a worker in other processes; gives the process and the address. Ended in the end."""
+    started = []
+    script = tmp_path_factory.mktemp("dask") / "cluster.py"
+    script.write_text(_DASK, encoding="utf-8")
+
+    def start():
+        environment = shell_environment | {"DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "0"}
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+        started.append(subprocess.Popen([sys.executable, str(script)], text=True, env=environment, **pipes))
+        return started[-1], started[-1].stdout.readline().strip()
+
+    yield start
+    for process in started:
+        process.communicate(timeout=60)
+
+
+@pytest.fixture(scope="session")
+def dask_scheduler(dask_process) -> str:
+    """The address of a Dask scheduler in another process, with one worker."""
+    return dask_process()[1]

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 
 COMMANDS = (
     "run", "prepare", "cluster", "pretrain", "train", "sample", "evaluate", "report", "baselines", "demo", "simulate",
-    "fetch",
+    "fetch", "sweep", "bench",
 )  # fmt: skip
 METHODS = ("scBIG", "control", "mean", "additive", "low_rank", "linear")
 

@@ -12,7 +12,7 @@ import pandas as pd
 
 from scbig.errors import InputError, some
 
-__all__ = ["COLUMNS", "CONTROL", "canonical", "find_condition_column", "genes_of", "is_control", "join"]
+__all__ = ["COLUMNS", "CONTROL", "as_text", "canonical", "find_condition_column", "genes_of", "is_control", "join"]
 
 CONTROL = "control"
 
@@ -60,6 +60,14 @@ _WEAK = ("_", ",", "&", "/", ":")
 # Read-through genes (RBM14-RBM4) look like pairs of known genes: a hyphen separates only if given.
 _HYPHEN = "-"
 _MISSING = ("", "nan")
+
+
+def as_text(values: pd.Series) -> pd.Series:
+    """A column as strings, each distinct one held once where the column is categorical: large screens need that."""
+    if not isinstance(values.dtype, pd.CategoricalDtype):
+        return values.astype(str)
+    names = np.append(values.cat.categories.astype(str).to_numpy(dtype=object), "nan")
+    return pd.Series(names[values.cat.codes.to_numpy()], index=values.index, name=values.name, dtype=object)
 
 
 def is_control(label: str) -> bool:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal
 
 import anndata as ad
@@ -15,10 +14,12 @@ import scipy.sparse as sp
 from jaxtyping import Bool, Float
 from ml_collections import ConfigDict
 
-from scbig.data.conditions import CONTROL, genes_of
+from scbig.data.blocks import Knockdown, dispersions, log_scaled, moments
+from scbig.data.conditions import as_text, genes_of
 from scbig.data.read import read
 from scbig.data.scan import enough_cells, kept_genes
-from scbig.data.splits import Split, make
+from scbig.data.splits import Split
+from scbig.data.wishes import Wishes, reading, split_of
 from scbig.errors import InputError, some
 
 __all__ = ["dispersion_score", "filter_knockdown", "normalize", "prepare", "qc", "select_genes"]
@@ -51,9 +52,9 @@ def qc(
     rows = sp.csr_matrix(adata.X)
     expressed = rows.data != 0
     cells = _row_sums(rows, expressed) >= min_genes
-    enough_cells(adata.obs["condition"][cells], adata.obs["condition"].astype(str).unique(), 1)
+    enough_cells(adata.obs["condition"][cells], as_text(adata.obs["condition"]).unique(), 1)
     seen = np.bincount(rows.indices[expressed & np.repeat(cells, np.diff(rows.indptr))], minlength=adata.n_vars)
-    genes = kept_genes(seen, adata.var_names, _targets(adata, targets), min_cells_per_gene)
+    genes = kept_genes(seen, adata.var_names, _targets(adata.obs, targets), min_cells_per_gene)
     return adata.copy() if cells.all() and genes.all() else adata[cells, genes].copy()
 
 
@@ -82,32 +83,58 @@ def normalize(
     if "counts" not in adata.layers:
         raise InputError("normalize needs layers['counts'], which is not there: read the file with scbig.data.read")
     counts = sp.csr_matrix(adata.layers["counts"])
-    column = size_factor or ("size_factor" if "size_factor" in adata.obs else "")
-    if column and column not in adata.obs:
+    size, target, told = depth(adata.obs, marks, size_factor, target_sum, lambda: _row_sums(counts, counts.data))
+    values = np.empty(counts.nnz, dtype=np.float32)
+    for start in range(0, counts.shape[0], _ROWS):
+        block = counts[start : start + _ROWS]
+        here = slice(counts.indptr[start], counts.indptr[start + block.shape[0]])
+        values[here] = log_scaled(block, target / size[start : start + _ROWS])
+    obs = adata.obs.copy()
+    obs["size_factor"] = size
+    # The positions are shared with the counts: only the values are new.
+    matrix = sp.csr_matrix((values, counts.indices, counts.indptr), shape=counts.shape)
+    return _with(adata, matrix, obs, adata.var.copy(), marks | told)
+
+
+def depth(
+    obs: pd.DataFrame,
+    marks: Mapping[str, Any],
+    size_factor: str | None,
+    target_sum: float | int | str,
+    totals: Callable[[], Float[np.ndarray, " cells"]],
+) -> tuple[Float[np.ndarray, " cells"], float, dict[str, Any]]:
+    """The depth of every cell, the sum that counts are scaled to, and what ``uns["scbig"]`` says of them.
+
+    Args:
+        obs: the cells' table.
+        marks: ``uns["scbig"]``.
+        size_factor: column of ``obs``; see ``normalize``.
+        target_sum: the sum, or ``"median"``.
+        totals: gives the totals of the cells, where there is no column.
+
+    Raises:
+        InputError: no such column, a size that is not above 0 (the cells are named), or a target that is not.
+    """
+    column = size_factor or ("size_factor" if "size_factor" in obs else "")
+    if column and column not in obs:
         raise InputError(f"obs has no column '{column}' for the size factor: pass --config.data.size_factor=COLUMN")
-    size = adata.obs[column].to_numpy(dtype=np.float64, na_value=np.nan) if column else _row_sums(counts, counts.data)
+    size = obs[column].to_numpy(dtype=np.float64, na_value=np.nan) if column else totals()
     bad = ~(np.isfinite(size) & (size > 0))
     if bad.any():
         raise InputError(
-            f"{bad.sum()} cells have no counts or no size factor: {some(adata.obs_names[bad])}: drop them "
+            f"{bad.sum()} cells have no counts or no size factor: {some(obs.index[bad])}: drop them "
             "with --config.data.min_genes=1"
         )
     target = float(np.median(size)) if target_sum == "median" else _number(target_sum)
-    values = np.empty(counts.nnz, dtype=np.float32)
-    for start in range(0, counts.shape[0], _ROWS):
-        ends = counts.indptr[start : start + _ROWS + 1]
-        scale = np.repeat(target / size[start : start + _ROWS], np.diff(ends))
-        values[ends[0] : ends[-1]] = np.log1p(counts.data[ends[0] : ends[-1]] * scale)
-    obs = adata.obs.copy()
-    obs["size_factor"] = size
-    marks |= {
-        "normalization": "median" if target_sum == "median" else _power(target),
-        "target_sum": target,
-        "size_factor": size_factor or marks.get("size_factor", "total"),
-    }
-    # The positions are shared with the counts: only the values are new.
-    matrix = sp.csr_matrix((values, counts.indices, counts.indptr), shape=counts.shape)
-    return _with(adata, matrix, obs, adata.var.copy(), marks)
+    return (
+        size,
+        target,
+        {
+            "normalization": "median" if target_sum == "median" else _power(target),
+            "target_sum": target,
+            "size_factor": size_factor or marks.get("size_factor", "total"),
+        },
+    )
 
 
 def select_genes(
@@ -133,41 +160,61 @@ def select_genes(
     Raises:
         InputError: no training cells, or perturbed genes that are not measured.
     """
+    var, keep, told = choose_genes(
+        adata.obs, adata.var, train, n_top_genes, allow_missing_targets, targets,
+        lambda: dispersion_score(sp.csr_matrix(adata.X), train),
+    )  # fmt: skip
+    chosen = _with(adata, adata.X, adata.obs.copy(), var, dict(adata.uns.get("scbig", {})) | told)
+    return chosen if keep.all() else chosen[:, keep].copy()
+
+
+def choose_genes(
+    obs: pd.DataFrame,
+    var: pd.DataFrame,
+    train: Bool[np.ndarray, " cells"],
+    n_top_genes: int | None,
+    allow_missing_targets: bool,
+    targets: Literal["genes", "none"],
+    score: Callable[[], Float[np.ndarray, " genes"]],
+) -> tuple[pd.DataFrame, Bool[np.ndarray, " genes"], dict[str, Any]]:
+    """The decision of ``select_genes``, from tables; ``score`` gives the genes' dispersion if it is needed.
+
+    Returns:
+        ``var`` of all genes with the two columns, which genes stay, and what ``uns["scbig"]`` says of it.
+
+    Raises:
+        InputError: no training cells, or perturbed genes that are not measured.
+    """
     if not train.any():
         raise InputError("there are no training cells to choose genes on: use another split")
-    wanted = _targets(adata, targets)
-    is_target = adata.var_names.isin(sorted(wanted))
-    missing = sorted(wanted - set(adata.var_names))
+    wanted = _targets(obs, targets)
+    is_target = var.index.isin(sorted(wanted))
+    missing = sorted(wanted - set(var.index))
     if missing and not allow_missing_targets:
         raise InputError(
             f"{len(missing)} of {len(wanted)} perturbed genes are not among the genes measured: "
             f"{some(missing)}: rename them to the symbols of the panel, or pass "
             "--config.data.allow_missing_targets=True (for drugs and stimuli --config.data.targets=none)"
         )
-    var = adata.var.copy()
-    variable = np.ones(adata.n_vars, dtype=bool)
-    if n_top_genes and n_top_genes < adata.n_vars:
-        score = np.nan_to_num(dispersion_score(sp.csr_matrix(adata.X), train), nan=-np.inf)
-        top = np.argsort(-score, kind="stable")[:n_top_genes]
-        variable = np.zeros(adata.n_vars, dtype=bool)
-        variable[top[score[top] > -np.inf]] = True
+    variable = np.ones(len(var), dtype=bool)
+    if n_top_genes and n_top_genes < len(var):
+        # Rounded, because two genes alone in a bin tie but for the order in which sums were made.
+        scores = np.round(np.nan_to_num(score(), nan=-np.inf), 9)
+        top = np.argsort(-scores, kind="stable")[:n_top_genes]
+        variable = np.zeros(len(var), dtype=bool)
+        variable[top[scores[top] > -np.inf]] = True
+    var = var.copy()
     var["highly_variable"], var["is_target"] = variable, is_target
-    marks = dict(adata.uns.get("scbig", {}))
-    marks |= {
+    told = {
         "n_top_genes": int(n_top_genes or 0),
         "genes_chosen_on": f"{int(train.sum())} training cells",
         "missing_targets": np.array(missing, dtype=str),
     }
-    chosen = _with(adata, adata.X, adata.obs.copy(), var, marks)
-    keep = variable | is_target
-    return chosen if keep.all() else chosen[:, keep].copy()
+    return var, variable | is_target, told
 
 
 def dispersion_score(expression: sp.csr_matrix, train: Bool[np.ndarray, " cells"]) -> Float[np.ndarray, " genes"]:
-    """Normalised dispersion of every gene over training cells (Satija et al. 2015; scanpy's "seurat").
-
-    The log of variance over mean of exp(x) − 1, standardised within 20 bins of genes of similar mean; the
-    only gene of a bin gets 1.
+    """Normalised dispersion of every gene over training cells; see ``blocks.dispersions``.
 
     Args:
         expression: log1p-normalised, cells × genes.
@@ -179,21 +226,9 @@ def dispersion_score(expression: sp.csr_matrix, train: Bool[np.ndarray, " cells"
     rows = np.flatnonzero(train)
     total, squares = np.zeros(expression.shape[1]), np.zeros(expression.shape[1])
     for start in range(0, len(rows), _ROWS):
-        block = expression[rows[start : start + _ROWS]]
-        values = np.expm1(block.data.astype(np.float64))
-        total += np.bincount(block.indices, weights=values, minlength=len(total))
-        squares += np.bincount(block.indices, weights=values * values, minlength=len(total))
-    mean = total / len(rows)
-    variance = (squares / len(rows) - mean**2) * len(rows) / max(1, len(rows) - 1)
-    varies = (variance > 1e-12) & (mean > 0)
-    score = np.full(len(mean), np.nan)
-    score[varies] = np.log(variance[varies] / mean[varies])
-    frame = pd.DataFrame({"score": score, "bin": pd.cut(np.log1p(np.maximum(mean, 1e-12)), bins=20)})
-    groups = frame.groupby("bin", observed=True)["score"]
-    centre, spread = groups.transform("mean").to_numpy(), groups.transform("std").to_numpy()
-    alone = np.isnan(spread)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(alone & varies, 1.0, (score - centre) / np.where(alone, 1.0, spread))
+        more = moments(expression[rows[start : start + _ROWS]])
+        total, squares = total + more[0], squares + more[1]
+    return dispersions(total, squares, len(rows))
 
 
 def filter_knockdown(adata: ad.AnnData, direction: str = "down", min_change: float = 0.0) -> ad.AnnData:
@@ -214,66 +249,68 @@ def filter_knockdown(adata: ad.AnnData, direction: str = "down", min_change: flo
     Raises:
         InputError: a condition loses all its cells, or a direction that is neither.
     """
+
+    def measure(plan: Knockdown) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        rows = sp.csr_matrix(adata.X)
+        for start in range(0, adata.n_obs, _ROWS):
+            yield plan.rows(start, start + _ROWS).measure(rows[start : start + _ROWS])
+
+    keep, told = moved_cells(adata.obs, adata.var_names, direction, min_change, measure)
+    marks = dict(adata.uns.get("scbig", {})) | {"knockdown": told}
+    return _with(adata, adata.X, adata.obs.copy(), adata.var.copy(), marks)[keep].copy()
+
+
+def moved_cells(
+    obs: pd.DataFrame,
+    genes: pd.Index,
+    direction: str,
+    min_change: float,
+    measure: Callable[[Knockdown], Iterator[tuple[np.ndarray, np.ndarray]]],
+) -> tuple[Bool[np.ndarray, " cells"], dict[str, Any]]:
+    """The decision of ``filter_knockdown``; ``measure`` gives ``Knockdown.measure`` of consecutive blocks.
+
+    Returns:
+        Which cells stay, and what ``uns["scbig"]["knockdown"]`` says of it.
+
+    Raises:
+        InputError: a condition loses all its cells, or a direction that is neither.
+    """
     if direction not in ("down", "up"):
         raise InputError(f"--config.data.knockdown={direction} is neither 'down' nor 'up'")
-    sign = 1.0 if direction == "up" else -1.0
-    rows_of = defaultdict(list)
-    for name, rows in adata.obs.groupby("condition", observed=True).indices.items():
-        for gene in genes_of(name):
-            rows_of[gene].append(rows)
-    contexts, place = np.unique(adata.obs["context"].astype(str), return_inverse=True)
-    condition = adata.obs["condition"].astype(str).to_numpy()
-    control = condition == CONTROL
-    n_controls = np.bincount(place[control], minlength=len(contexts))
-    if not n_controls.all():
-        raise InputError(
-            f"no control cells in the context {some(contexts[n_controls == 0])} to compare perturbed genes "
-            "to: leave out --config.data.knockdown"
-        )
-    columns, keep = sp.csc_matrix(adata.X), np.ones(adata.n_obs, dtype=bool)
-    for gene in sorted(set(rows_of) & set(adata.var_names)):
-        values = columns[:, adata.var_names.get_loc(gene)].toarray().ravel().astype(np.float64)
-        means = np.bincount(place[control], weights=values[control], minlength=len(contexts)) / n_controls
-        moved = sign * (values - means[place]) > min_change
-        for rows in rows_of[gene]:
-            keep[rows] &= moved[rows]
-    before = pd.Series(condition).value_counts()
-    enough_cells(pd.Series(condition[keep], dtype=object), before.index, 1)
-    lost = (before - pd.Series(condition[keep]).value_counts()).sort_index()
+    plan = Knockdown.plan(obs, genes)
+    sums, own = np.zeros((len(plan.n_controls), len(plan.columns))), []
+    for more, values in measure(plan):
+        sums += more
+        own.append(values)
+    keep = plan.moved(sums, np.concatenate(own), 1.0 if direction == "up" else -1.0, min_change)
+    condition = as_text(obs["condition"])
+    before = condition.value_counts()
+    enough_cells(condition[keep], before.index, 1)
+    lost = (before - condition[keep].value_counts()).sort_index()
     lost = lost[lost > 0]
-    marks = dict(adata.uns.get("scbig", {}))
-    marks["knockdown"] = {
+    return keep, {
         "direction": direction,
         "min_change": float(min_change),
-        "cells_before": int(adata.n_obs),
+        "cells_before": len(obs),
         "cells_after": int(keep.sum()),
         "conditions": np.array(lost.index, dtype=str),
         "cells_dropped": lost.to_numpy(dtype=np.int64),
     }
-    return _with(adata, adata.X, adata.obs.copy(), adata.var.copy(), marks)[keep].copy()
 
 
 def read_as_told(source: str | os.PathLike | ad.AnnData, data: ConfigDict, **floors: int) -> ad.AnnData:
     """Reads a screen with the settings of ``config.data``; ``floors`` are passed on to `read`."""
-    control = _given(data, "control")
-    columns = ("condition", "separator", "context", "batch", "dose", "size_factor", "layer")
-    return read(
-        source,
-        **{k: _given(data, k) for k in columns},
-        control=[c.strip() for c in control.split(",")] if isinstance(control, str) else control,
-        normalized=bool(_given(data, "normalized", False)),
-        make_unique=bool(_given(data, "make_unique", False)),
-        **floors,
-    )
+    return read(source, **reading(data), **floors)
 
 
 def prepare(path_or_adata: str | os.PathLike | ad.AnnData | None, config: ConfigDict) -> tuple[ad.AnnData, Split]:
-    """Reads, checks, normalises and splits a screen and chooses its genes, as a configuration says.
+    """Reads, checks, normalises and splits a screen and chooses its genes, as a configuration says; in memory.
 
     Args:
         path_or_adata: what to read; ``config.data.path`` when None.
         config: groups ``data`` and ``split`` and a ``seed``, as ``scbig.config.default`` has them; fields
-            that are absent, None or "" are not given.
+            that are absent, None or "" are not given. ``data.backend`` is not looked at: ``large.prepare``
+            does the same by blocks.
 
     Returns:
         The canonical screen, ready for training, and the split; its name and sha256 are in ``uns["scbig"]``.
@@ -281,55 +318,27 @@ def prepare(path_or_adata: str | os.PathLike | ad.AnnData | None, config: Config
     Raises:
         InputError: anything wrong with the file, the settings or their match.
     """
-    data, split_settings = config.data, config.split
-    source = path_or_adata if path_or_adata is not None else _given(data, "path")
-    if source is None:
-        raise InputError("no screen is named: pass --config.data.path=FILE.h5ad or FILE.zarr")
-    targets = _given(data, "targets", "genes")
-    if targets not in ("genes", "none"):
-        raise InputError(f"--config.data.targets={targets} is neither 'genes' nor 'none'")
-    floors = {k: int(_given(data, k, 0)) for k in ("min_genes", "min_cells_per_gene")}
-    min_cells = int(_given(data, "min_cells", 1))
-    adata = read_as_told(source, data, min_cells=min_cells, **floors)
-    if "genes_chosen_on" in adata.uns["scbig"]:
-        raise InputError(
-            f"{source if isinstance(source, str | os.PathLike) else 'the AnnData'} is already prepared, for "
-            f"the split '{adata.uns['scbig'].get('split', '')}': give what it was made from, so that genes "
-            "are chosen on the training cells of this split"
-        )
-    if any(adata.uns["scbig"].get("read", {}).get(k, 0) != floor for k, floor in floors.items()):
-        # Canonical input comes back from read as it is; what was read here has been through this already.
-        adata = qc(adata, **floors, targets=targets)
-    depth = _given(data, "size_factor")
-    depth = None if depth == adata.uns["scbig"]["size_factor"] else depth
-    adata = normalize(adata, depth, _given(data, "target_sum", "median"))
-    conditions = adata.obs["condition"].astype(str).unique()
-    if knockdown := _given(data, "knockdown"):
-        adata = filter_knockdown(adata, knockdown, float(_given(data, "knockdown_min_change", 0.0)))
-    enough_cells(adata.obs["condition"], conditions, min_cells)
-    rule = _given(split_settings, "rule", "")
-    split = make(rule, adata.obs, split_settings, int(_given(config, "seed", 0)))
+    wish = Wishes.of(path_or_adata, config.data)
+    adata = read_as_told(wish.source, config.data, min_cells=wish.min_cells, **wish.floors)
+    wish.refuse_prepared(adata.uns["scbig"])
+    if wish.needs_qc(adata.uns["scbig"]):
+        adata = qc(adata, **wish.floors, targets=wish.targets)
+    adata = normalize(adata, wish.depth_column(adata.uns["scbig"]), wish.target_sum)
+    conditions = as_text(adata.obs["condition"]).unique()
+    if wish.knockdown:
+        adata = filter_knockdown(adata, wish.knockdown, wish.min_change)
+    enough_cells(adata.obs["condition"], conditions, wish.min_cells)
+    split = split_of(adata.obs, config)
     train = split.assign(adata.obs) == "train"
-    adata = select_genes(
-        adata,
-        train,
-        int(_given(data, "n_top_genes", 0)),
-        bool(_given(data, "allow_missing_targets", False)),
-        "none" if _given(data, "dose") else targets,
-    )
+    adata = select_genes(adata, train, wish.n_top_genes, wish.allow_missing_targets, wish.gene_targets)
     adata.uns["scbig"] |= {"split": split.name, "split_sha256": split.sha256}
     return adata, split
 
 
-def _given(settings: Mapping[str, Any] | ConfigDict, name: str, default: Any = None) -> Any:
-    value = settings.get(name)
-    return default if value is None or (isinstance(value, str) and not value) else value
-
-
-def _targets(adata: ad.AnnData, targets: str) -> set[str]:
+def _targets(obs: pd.DataFrame, targets: str) -> set[str]:
     if targets == "none":
         return set()
-    return {gene for condition in adata.obs["condition"].astype(str).unique() for gene in genes_of(condition)}
+    return {gene for condition in as_text(obs["condition"]).unique() for gene in genes_of(condition)}
 
 
 def _row_sums(rows: sp.csr_matrix, values: np.ndarray) -> np.ndarray:

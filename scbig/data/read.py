@@ -5,19 +5,21 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import anndata as ad
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
+from jaxtyping import Bool, Float
 
-from scbig.data.conditions import CONTROL, canonical, find_condition_column, genes_of
+from scbig.data.conditions import CONTROL, as_text, canonical, find_condition_column, genes_of
 from scbig.data.scan import enough_cells, gather, refuse_values, scan
 from scbig.data.source import Source, open_source
 from scbig.errors import InputError, some
 
-__all__ = ["SCHEMA", "effects_table", "is_effects", "read", "report_lines"]
+__all__ = ["SCHEMA", "Told", "effects_table", "interpret", "is_canonical", "is_effects", "read", "report_lines"]
 
 SCHEMA = 1
 """Version of the canonical form."""
@@ -80,54 +82,118 @@ def read(
         InputError: whatever section 6 of the design refuses, in one line that names the offender.
     """
     with open_source(path, layer, backed) as source:
-        if _is_canonical(source):
+        if is_canonical(source):
             return _as_it_is(path)
-        obs, var, report = source.obs, source.var, {"file": source.name, "layer": layer or "X"}
-        obs.index, var.index = obs.index.astype(str), var.index.astype(str)
-        _name_genes(source, report)
-        _unique(obs, "cell", source.name, make_unique)
-        _unique(var, "gene", source.name, make_unique)
-        known = () if dose else tuple(var.index)
-        _put_conditions(source, condition, separator, control, known, report)
-        _put_columns(obs, {"context": context, "batch": batch}, dose, report)
-        sizes = _sizes(obs, size_factor) if size_factor else None
-        expected = obs["condition"].cat.categories
-        cells, genes, totals = scan(
-            source,
-            normalized=normalized,
-            layer=layer,
-            targets=() if dose else {gene for name in expected for gene in genes_of(name)},
-            min_genes=min_genes,
-            min_cells_per_gene=min_cells_per_gene,
-        )
+        told = interpret(
+            source, condition=condition, separator=separator, control=control, context=context, batch=batch, dose=dose,
+            size_factor=size_factor, normalized=normalized, make_unique=make_unique, min_cells=min_cells, layer=layer,
+            min_genes=min_genes, min_cells_per_gene=min_cells_per_gene,
+        )  # fmt: skip
+        cells, genes, totals = scan(source, **told.limits)
         matrix = gather(source, cells, genes)
-    if sizes is not None or not normalized:
-        _put(obs, "size_factor", totals if sizes is None else sizes)
-    kept = obs[cells].copy()
-    enough_cells(kept["condition"], expected, min_cells)
-    counts = kept["condition"].value_counts(sort=False)
-    report |= {
-        "n_cells_read": len(obs),
-        "n_genes_read": len(var),
-        "n_cells_kept": len(kept),
-        "n_genes_kept": int(genes.sum()),
-        "min_genes": min_genes,
-        "min_cells_per_gene": min_cells_per_gene,
-        "conditions": np.array(counts.index, dtype=str),
-        "cells_of_condition": counts.to_numpy(),
-    }
-    marks = {
-        "schema": SCHEMA,
-        "kind": "screen",
-        "normalization": "given" if normalized else "counts",
-        "size_factor": size_factor or ("" if normalized else "total"),
-        "read": report,
-    }
-    uns = source.uns | {"scbig": dict(source.uns.get("scbig", {})) | marks}
-    result = ad.AnnData(matrix, obs=kept, var=var[genes].copy(), uns=uns)
+    obs, var, uns = told.tables(cells, genes, totals)
+    result = ad.AnnData(matrix, obs=obs, var=var, uns=uns)
     if not normalized:
         result.layers["counts"] = matrix
     return result
+
+
+@dataclass(frozen=True)
+class Told:
+    """What the tables of a screen say, before its values are looked at.
+
+    Attributes:
+        source: the screen, its tables in canonical form.
+        report: what was found.
+        limits: what ``scan`` needs to know.
+        sizes: depth of every cell, where a column was named.
+        size_factor: that column.
+        min_cells: fewest cells of every condition.
+    """
+
+    source: Source
+    report: dict[str, Any]
+    limits: dict[str, Any]
+    sizes: np.ndarray | None
+    size_factor: str | None
+    min_cells: int
+
+    def tables(
+        self, cells: Bool[np.ndarray, " cells"], genes: Bool[np.ndarray, " genes"], totals: Float[np.ndarray, " cells"]
+    ) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, Any]]:
+        """``obs``, ``var`` and ``uns`` of the cells and genes that stay (from ``scan``).
+
+        Raises:
+            InputError: a condition keeps too few cells.
+        """
+        obs, var, limits = self.source.obs, self.source.var, self.limits
+        expected = obs["condition"].cat.categories
+        if self.sizes is not None or not limits["normalized"]:
+            _put(obs, "size_factor", totals if self.sizes is None else self.sizes)
+        kept = obs[cells].copy()
+        enough_cells(kept["condition"], expected, self.min_cells)
+        counts = kept["condition"].value_counts(sort=False)
+        report = self.report | {
+            "n_cells_read": len(obs),
+            "n_genes_read": len(var),
+            "n_cells_kept": len(kept),
+            "n_genes_kept": int(genes.sum()),
+            "min_genes": limits["min_genes"],
+            "min_cells_per_gene": limits["min_cells_per_gene"],
+            "conditions": np.array(counts.index, dtype=str),
+            "cells_of_condition": counts.to_numpy(),
+        }
+        marks = {
+            "schema": SCHEMA,
+            "kind": "screen",
+            "normalization": "given" if limits["normalized"] else "counts",
+            "size_factor": self.size_factor or ("" if limits["normalized"] else "total"),
+            "read": report,
+        }
+        uns = self.source.uns | {"scbig": dict(self.source.uns.get("scbig", {})) | marks}
+        return kept, var[genes].copy(), uns
+
+
+def interpret(
+    source: Source,
+    *,
+    condition: str | None,
+    separator: str | None,
+    control: Sequence[str] | str | None,
+    context: str | None,
+    batch: str | None,
+    dose: str | None,
+    size_factor: str | None,
+    normalized: bool,
+    make_unique: bool,
+    min_cells: int,
+    layer: str | None,
+    min_genes: int,
+    min_cells_per_gene: int,
+) -> Told:
+    """Brings the tables of a screen to canonical form; the arguments are those of ``read``.
+
+    Raises:
+        InputError: names given twice, columns that are absent or hold what they must not, no controls.
+    """
+    obs, var, report = source.obs, source.var, {"file": source.name, "layer": layer or "X"}
+    obs.index, var.index = obs.index.astype(str), var.index.astype(str)
+    _name_genes(source, report)
+    _unique(obs, "cell", source.name, make_unique)
+    _unique(var, "gene", source.name, make_unique)
+    known = () if dose else tuple(var.index)
+    _put_conditions(source, condition, separator, control, known, report)
+    _put_columns(obs, {"context": context, "batch": batch}, dose, report)
+    sizes = _sizes(obs, size_factor) if size_factor else None
+    expected = obs["condition"].cat.categories
+    limits = {
+        "normalized": normalized,
+        "layer": layer,
+        "targets": set() if dose else {gene for name in expected for gene in genes_of(name)},
+        "min_genes": min_genes,
+        "min_cells_per_gene": min_cells_per_gene,
+    }
+    return Told(source, report, limits, sizes, size_factor, min_cells)
 
 
 def report_lines(adata: ad.AnnData) -> list[str]:
@@ -185,7 +251,7 @@ def effects_table(
         problem = f"name conditions more than once: {some(twice)}" if twice else "have no rows"
         raise InputError(f"the effects {source.name} {problem}: one row per condition is needed")
     obs.index = pd.Index(obs["condition"].to_numpy(dtype=object), name=None)
-    refuse_values(rows, 0, source, negative=True)
+    refuse_values(rows, source)
     uns = {k: v for k, v in source.uns.items() if k != "scbig"}
     old = source.uns.get("scbig", {})
     uns["scbig"] = dict(old) | {"schema": SCHEMA, "kind": "effects", "separator": spelling["separator"]}
@@ -201,7 +267,8 @@ def is_effects(path: str | os.PathLike) -> bool:
         return str(source.uns.get("scbig", {}).get("kind", "")) == "effects"
 
 
-def _is_canonical(source: Source) -> bool:
+def is_canonical(source: Source) -> bool:
+    """Whether a screen is in the form that ``read`` gives."""
     marks = source.uns.get("scbig", {})
     return (
         isinstance(marks, dict)
@@ -231,7 +298,7 @@ def _put_conditions(
     conditions, spelling = canonical(raw, separator, control, known)
     if not (conditions == CONTROL).any():
         raise InputError(
-            f"{source.name} has no control cells: obs['{used}'] holds {some(sorted(set(raw.astype(str))))}: "
+            f"{source.name} has no control cells: obs['{used}'] holds {some(sorted(set(as_text(raw))))}: "
             "name the controls with --config.data.control=LABEL"
         )
     _put(source.obs, "condition", conditions)
@@ -242,7 +309,11 @@ def _put_conditions(
 def _put_columns(obs: pd.DataFrame, labels: dict[str, str | None], dose: str | None, report: dict[str, Any]) -> None:
     for name, given in labels.items():
         used = given or (name if name in obs else "")
-        _put(obs, name, _labels(obs, used, name) if used else np.full(len(obs), "all"))
+        _put(
+            obs,
+            name,
+            _labels(obs, used, name) if used else pd.Categorical.from_codes(np.zeros(len(obs), dtype=np.int8), ["all"]),
+        )
         report[f"{name}_column"] = used
     if dose:
         _put(obs, "dose", _doses(obs, dose))
@@ -274,7 +345,8 @@ def _name_genes(source: Source, report: dict[str, Any]) -> None:
 
 
 def _unique(table: pd.DataFrame, what: str, name: str, make_unique: bool) -> None:
-    twice = table.index[table.index.duplicated()].unique()
+    # Not index.duplicated(), which keeps a hash table of all names.
+    twice = table.index[pd.Series(table.index).duplicated()].unique()
     if len(twice) and not make_unique:
         raise InputError(
             f"{name} has {len(twice)} {what} names more than once: {some(twice)}: correct them, or pass "
@@ -297,7 +369,7 @@ def _labels(obs: pd.DataFrame, column: str, what: str) -> pd.Series:
     labels = _column(obs, column, what)
     if labels.isna().any():
         raise InputError(f"{int(labels.isna().sum())} cells have no {what} in obs['{column}']: fill or drop them first")
-    return labels.astype(str).astype("category")
+    return as_text(labels).astype("category")
 
 
 def _numbers(obs: pd.DataFrame, column: str, what: str) -> np.ndarray:
@@ -338,6 +410,13 @@ def _put(obs: pd.DataFrame, name: str, values: Any) -> None:
     """Sets a column, keeping another one of that name aside."""
     if isinstance(values, np.ndarray) and values.dtype.kind in "US":
         values = pd.Categorical(values)
-    if name in obs and not np.array_equal(np.asarray(obs[name]).astype(str), np.asarray(values).astype(str)):
+    if name in obs and not _same(obs[name], pd.Series(values)):
         obs[f"{name}_given"] = obs[name]
     obs[name] = values.to_numpy() if isinstance(values, pd.Series) and values.dtype == object else values
+
+
+def _same(old: pd.Series, new: pd.Series) -> bool:
+    if pd.api.types.is_numeric_dtype(old) and pd.api.types.is_numeric_dtype(new):
+        numbers = (each.to_numpy(dtype=np.float64, na_value=np.nan) for each in (old, new))
+        return np.array_equal(*numbers, equal_nan=True)
+    return np.array_equal(*(as_text(each).to_numpy(dtype=object) for each in (old, new)))

@@ -3,16 +3,60 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
+from scbig.data.conditions import as_text
 from scbig.data.source import Source, sparse_rows
 from scbig.errors import InputError, some
 
-__all__ = ["enough_cells", "gather", "kept_genes", "refuse_values", "scan"]
+__all__ = ["Examined", "enough_cells", "examine", "gather", "kept_genes", "kept_rows", "refuse_values", "scan"]
+
+
+@dataclass
+class Examined:
+    """What one block of rows holds.
+
+    Attributes:
+        keep: which of its cells express enough genes.
+        totals: the total of each of its cells.
+        seen: in how many of the cells that stay each gene is expressed.
+        filled: values other than zero in the cells that stay.
+        bad: of each kind of wrong value how many there are and where the first is (row of the file, column).
+        fraction: where the first value is that is not whole, and the value.
+    """
+
+    keep: Bool[np.ndarray, " rows"]
+    totals: Float[np.ndarray, " rows"]
+    seen: Int[np.ndarray, " genes"]
+    filled: int
+    bad: dict[str, tuple[int, int, int]]
+    fraction: tuple[int, int, float] | None
+
+
+def examine(rows: sp.csr_matrix, start: int, min_genes: int = 0) -> Examined:
+    """Looks at every value of a block.
+
+    Args:
+        rows: consecutive rows without stored zeros.
+        start: the number of the first of them.
+        min_genes: fewest genes that a cell must express to stay.
+    """
+    fraction = None
+    # Values that are not finite are refused before fractions are looked for.
+    bad = _wrong_values(rows, start, negative=False)
+    if rows.dtype.kind == "f" and not bad:
+        broken = np.flatnonzero(rows.data != np.rint(rows.data))
+        if len(broken):
+            fraction = (*_place(rows, int(broken[0]), start), float(rows.data[broken[0]]))
+    keep = np.diff(rows.indptr) >= min_genes
+    kept = rows.indices if keep.all() else rows[keep].indices
+    totals = np.zeros(len(keep)) if bad else np.asarray(rows.sum(axis=1, dtype=np.float64)).ravel()
+    return Examined(keep, totals, np.bincount(kept, minlength=rows.shape[1]), len(kept), bad, fraction)
 
 
 def scan(
@@ -23,6 +67,7 @@ def scan(
     targets: Collection[str] = (),
     min_genes: int = 0,
     min_cells_per_gene: int = 0,
+    examined: Iterable[Examined] | None = None,
 ) -> tuple[Bool[np.ndarray, " cells"], Bool[np.ndarray, " genes"], Float[np.ndarray, " cells"]]:
     """Checks every value and says what stays.
 
@@ -33,6 +78,8 @@ def scan(
         targets: genes that stay however few cells express them.
         min_genes: fewest genes that a cell must express to stay.
         min_cells_per_gene: fewest of the cells that stay in which a gene must be expressed to stay.
+        examined: what ``examine`` found in consecutive blocks, where others have done it; the source's blocks
+            are examined here when not given.
 
     Returns:
         Which cells stay, which genes stay, and the total of every cell over all genes.
@@ -40,26 +87,25 @@ def scan(
     Raises:
         InputError: values that are negative, not finite, or not what they are said to be; nothing left.
     """
-    cells = np.zeros(len(source.obs), dtype=bool)
-    totals = np.zeros(len(source.obs), dtype=np.float64)
+    if examined is None:
+        examined = (examine(rows, start, min_genes) for start, rows in source.blocks())
+    cells, totals, start = np.zeros(len(source.obs), dtype=bool), np.zeros(len(source.obs)), 0
     seen = np.zeros(len(source.var), dtype=np.int64)
-    fraction: tuple[str, str, float] | None = None
-    for start, rows in source.blocks():
-        refuse_values(rows, start, source)
-        if fraction is None and rows.dtype.kind == "f":
-            broken = np.flatnonzero(rows.data != np.rint(rows.data))
-            if len(broken):
-                fraction = (*_place(rows, int(broken[0]), start, source), float(rows.data[broken[0]]))
-        if fraction and not normalized:
-            break
-        here = slice(start, start + rows.shape[0])
-        keep = np.diff(rows.indptr) >= min_genes
-        cells[here], totals[here] = keep, np.asarray(rows.sum(axis=1, dtype=np.float64)).ravel()
-        seen += np.bincount(rows.indices if keep.all() else rows[keep].indices, minlength=len(seen))
+    bad: dict[str, tuple[int, int, int]] = {}
+    fraction = None
+    for block in examined:
+        here = slice(start, start + len(block.keep))
+        cells[here], totals[here], start = block.keep, block.totals, here.stop
+        seen += block.seen
+        for kind, (count, *first) in block.bad.items():
+            bad[kind] = (bad[kind][0] + count, *bad[kind][1:]) if kind in bad else (count, *first)
+        fraction = fraction or block.fraction
+    _refuse(bad, source)
     if fraction and not normalized:
+        cell, gene = source.obs.index[fraction[0]], source.var.index[fraction[1]]
         spare = "" if layer or "counts" not in source.layers else ", or --config.data.layer=counts to read that"
         raise InputError(
-            f"{source.name} does not hold counts (gene '{fraction[1]}' in cell '{fraction[0]}' is "
+            f"{source.name} does not hold counts (gene '{gene}' in cell '{cell}' is "
             f"{fraction[2]:g}): if it is log-normalised pass --config.data.normalized=True{spare}"
         )
     if normalized and not fraction:
@@ -94,36 +140,47 @@ def kept_genes(
 
 def gather(source: Source, cells: Bool[np.ndarray, " cells"], genes: Bool[np.ndarray, " genes"]) -> sp.csr_matrix:
     """The cells and genes that stay, as float32."""
-    kept = []
-    for start, rows in source.blocks():
-        keep = cells[start : start + rows.shape[0]]
-        rows = rows if keep.all() else rows[keep]
-        rows = rows if genes.all() else rows[:, np.flatnonzero(genes)]
-        kept.append(rows.astype(np.float32, copy=False))
+    kept = [kept_rows(rows, cells[start : start + rows.shape[0]], genes) for start, rows in source.blocks()]
     return sparse_rows(kept[0] if len(kept) == 1 else sp.vstack(kept, format="csr"))
 
 
-def refuse_values(rows: sp.csr_matrix, start: int, source: Source, negative: bool = False) -> None:
-    """Refuses values that are not finite or, unless allowed, negative; names the first gene and cell.
+def kept_rows(rows: sp.csr_matrix, keep: Bool[np.ndarray, " rows"], genes: Bool[np.ndarray, " genes"]) -> sp.csr_matrix:
+    """The cells and genes of a block that stay, as float32."""
+    rows = rows if keep.all() else rows[keep]
+    rows = rows if genes.all() else rows[:, np.flatnonzero(genes)]
+    return rows.astype(np.float32, copy=False)
+
+
+def refuse_values(rows: sp.csr_matrix, source: Source) -> None:
+    """Refuses values that are not finite; names the first gene and cell.
 
     Args:
-        rows: consecutive rows of the source.
-        start: the number of the first of them.
+        rows: all rows of the source.
         source: where they come from, for names.
-        negative: whether negative values are in order.
 
     Raises:
         InputError: there are such values.
     """
-    checks = [(~np.isfinite(rows.data), "NaN or infinite")]
+    _refuse(_wrong_values(rows, 0, negative=True), source)
+
+
+def _wrong_values(rows: sp.csr_matrix, start: int, negative: bool) -> dict[str, tuple[int, int, int]]:
+    """How many there are of each kind, and row and column of the first."""
+    checks = [("NaN or infinite", ~np.isfinite(rows.data))]
     if not negative:
-        checks.append((rows.data < 0, "negative"))
-    for bad, what in checks:
-        if bad.any():
-            cell, gene = _place(rows, int(np.flatnonzero(bad)[0]), start, source)
+        checks.append(("negative", rows.data < 0))
+    return {
+        kind: (int(wrong.sum()), *_place(rows, int(wrong.argmax()), start)) for kind, wrong in checks if wrong.any()
+    }
+
+
+def _refuse(bad: dict[str, tuple[int, int, int]], source: Source) -> None:
+    for kind in ("NaN or infinite", "negative"):
+        if kind in bad:
+            count, row, column = bad[kind]
             raise InputError(
-                f"{source.name} has {bad.sum()} {what} values, the first for gene '{gene}' in '{cell}': "
-                "correct them, or give counts or log-normalised expression"
+                f"{source.name} has {count} {kind} values, the first for gene '{source.var.index[column]}' in "
+                f"'{source.obs.index[row]}': correct them, or give counts or log-normalised expression"
             )
 
 
@@ -138,7 +195,7 @@ def enough_cells(conditions: pd.Series, expected: Iterable[str], min_cells: int)
     Raises:
         InputError: a condition has fewer.
     """
-    counts = conditions.astype(str).value_counts().reindex(list(expected), fill_value=0)
+    counts = as_text(conditions).value_counts().reindex(list(expected), fill_value=0)
     few = counts[counts < max(1, min_cells)].sort_index()
     if len(few):
         raise InputError(
@@ -148,6 +205,6 @@ def enough_cells(conditions: pd.Series, expected: Iterable[str], min_cells: int)
         )
 
 
-def _place(rows: sp.csr_matrix, entry: int, start: int, source: Source) -> tuple[str, str]:
+def _place(rows: sp.csr_matrix, entry: int, start: int) -> tuple[int, int]:
     row = int(np.searchsorted(rows.indptr, entry, side="right")) - 1
-    return source.obs.index[start + row], source.var.index[rows.indices[entry]]
+    return start + row, int(rows.indices[entry])

@@ -11,22 +11,24 @@ from __future__ import annotations
 
 import gzip
 import os
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import anndata as ad
 import numpy as np
 import pandas as pd
+import scipy.sparse as sp
 
 from scbig.data.conditions import CONTROL, join
-from scbig.data.simulator.cells import activity, draw_counts, noiseless_means
+from scbig.data.simulator.cells import Latent, activity, draw_counts, noiseless_means
 from scbig.data.simulator.config import SimConfig
 from scbig.data.simulator.priors import SimulatedPriors, make_priors
 from scbig.data.simulator.world import KIND_OF_RELATION, Double, World, build
 from scbig.errors import InputError
 from scbig.files import atomic
 
-__all__ = ["KIND_OF_RELATION", "SimConfig", "Simulation", "save", "simulate"]
+__all__ = ["KIND_OF_RELATION", "SimConfig", "Simulation", "in_blocks", "save", "save_priors", "simulate"]
 
 # Each purpose has its own stream, so that asking for more cells does not change the planted world.
 _WORLD, _PRIORS, _DESIGN, _CELLS, _TRUTH = range(5)
@@ -66,21 +68,9 @@ def simulate(config: SimConfig) -> Simulation:
     names, conditions = _conditions(world)
     condition, context = _design(config, len(names), _stream(config, _DESIGN))
     counts, latent = draw_counts(config, world, conditions, condition, context, _stream(config, _CELLS))
-    umis = np.asarray(counts.sum(1)).ravel()
-    target = float(np.median(umis))
     contexts = np.array([f"line{i + 1}" for i in range(config.n_contexts)])
-    batches = [f"batch{i + 1}" for i in range(config.n_batches)]
-    phase = np.array(["G1", "S", "G2M"])[(latent.phase >= 0.5).astype(int) + (latent.phase >= 0.75)]
-    obs = pd.DataFrame(
-        {
-            "condition": pd.Categorical.from_codes(condition, names),
-            "context": pd.Categorical.from_codes(context, contexts),
-            "batch": pd.Categorical.from_codes(latent.batch, batches),
-            "cell_cycle": pd.Categorical(phase, ["G1", "S", "G2M"]),
-            "n_umis": umis.astype(np.int64),
-        },
-        index=[f"cell{i + 1:06d}" for i in range(config.n_cells)],
-    )
+    obs = _cells_table(config, names, condition, context, latent, counts)
+    target = float(np.median(obs["n_umis"]))
     adata = ad.AnnData(counts, obs=obs, var=pd.DataFrame(index=world.genes), uns=_marks(config))
     return Simulation(
         config=config,
@@ -104,19 +94,55 @@ def save(simulation: Simulation, out_dir: str | os.PathLike) -> Path:
     if out_dir.exists() and not (out_dir / "truth.h5ad").is_file() and not _is_empty(out_dir):
         raise InputError(f"{out_dir} exists and holds something else: choose another folder for the screen")
     with atomic(out_dir) as folder:
-        priors = folder / "priors"
-        priors.mkdir(parents=True)
+        folder.mkdir(parents=True)
         simulation.adata.write_h5ad(folder / "screen.h5ad", compression="gzip")
         simulation.truth.write_h5ad(folder / "truth.h5ad")
         simulation.modules.to_csv(folder / "modules.csv", index=False)
-        for name, (genes, vectors) in simulation.priors.embeddings.items():
-            np.savez(priors / f"{name}.npz", genes=genes, vectors=vectors)
-        # A fixed time stamp keeps equal networks equal as files.
-        with gzip.GzipFile(priors / "ppi.tsv.gz", "wb", mtime=0) as handle:
-            handle.write(simulation.priors.ppi.to_csv(sep="\t", index=False).encode())
-        lines = ["\t".join((name, "simulated", *genes)) for name, genes in simulation.priors.pathways.items()]
-        (priors / "pathways.gmt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        save_priors(simulation.priors, folder / "priors")
     return out_dir
+
+
+def save_priors(priors: SimulatedPriors, folder: Path) -> None:
+    """Writes embeddings, network and pathways as files into a new folder."""
+    folder.mkdir()
+    for name, (genes, vectors) in priors.embeddings.items():
+        np.savez(folder / f"{name}.npz", genes=genes, vectors=vectors)
+    # A fixed time stamp keeps equal networks equal as files.
+    with gzip.GzipFile(folder / "ppi.tsv.gz", "wb", mtime=0) as handle:
+        handle.write(priors.ppi.to_csv(sep="\t", index=False).encode())
+    lines = ["\t".join((name, "simulated", *genes)) for name, genes in priors.pathways.items()]
+    (folder / "pathways.gmt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def in_blocks(config: SimConfig, rows: int) -> tuple[SimulatedPriors, Iterator[ad.AnnData]]:
+    """Priors, and the cells block by block, for screens larger than memory; no noiseless truth is made.
+
+    The world and the priors are those of ``simulate``; the cells are other draws from it.
+
+    Args:
+        config: the settings.
+        rows: cells in a block.
+
+    Raises:
+        InputError: the settings contradict each other; named.
+    """
+    world = build(config, _stream(config, _WORLD))
+    return make_priors(config, world, _stream(config, _PRIORS)), _blocks(config, world, rows)
+
+
+def _blocks(config: SimConfig, world: World, rows: int) -> Iterator[ad.AnnData]:
+    names, conditions = _conditions(world)
+    condition, context = _design(config, len(names), _stream(config, _DESIGN))
+    rng = _stream(config, _CELLS)
+    for start in range(0, config.n_cells, rows):
+        here = slice(start, start + rows)
+        counts, latent = draw_counts(config, world, conditions, condition[here], context[here], rng)
+        yield ad.AnnData(
+            counts,
+            obs=_cells_table(config, names, condition[here], context[here], latent, counts, start),
+            var=pd.DataFrame(index=world.genes),
+            uns=_marks(config),
+        )
 
 
 def _is_empty(path: Path) -> bool:
@@ -155,6 +181,31 @@ def _design(config: SimConfig, n_conditions: int, rng: np.random.Generator) -> t
     context = np.arange(config.n_cells) % config.n_contexts
     order = rng.permutation(config.n_cells)
     return condition[order], context[order]
+
+
+def _cells_table(
+    config: SimConfig,
+    names: list[str],
+    condition: np.ndarray,
+    context: np.ndarray,
+    latent: Latent,
+    counts: sp.csr_matrix,
+    first: int = 0,
+) -> pd.DataFrame:
+    umis = np.asarray(counts.sum(1)).ravel()
+    contexts = [f"line{i + 1}" for i in range(config.n_contexts)]
+    batches = [f"batch{i + 1}" for i in range(config.n_batches)]
+    phase = (latent.phase >= 0.5).astype(int) + (latent.phase >= 0.75)
+    return pd.DataFrame(
+        {
+            "condition": pd.Categorical.from_codes(condition, names),
+            "context": pd.Categorical.from_codes(context, contexts),
+            "batch": pd.Categorical.from_codes(latent.batch, batches),
+            "cell_cycle": pd.Categorical.from_codes(phase, ["G1", "S", "G2M"]),
+            "n_umis": umis.astype(np.int64),
+        },
+        index=[f"cell{i + 1:06d}" for i in range(first, first + len(condition))],
+    )
 
 
 def _truth(

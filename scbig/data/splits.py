@@ -22,7 +22,7 @@ import pandas as pd
 from ml_collections import ConfigDict
 
 from scbig.data import split_published, split_rules
-from scbig.data.conditions import CONTROL, canonical, genes_of, join
+from scbig.data.conditions import CONTROL, as_text, canonical, genes_of, join
 from scbig.data.split_draws import genes_in, holdout_strata, seen_strata
 from scbig.errors import InputError, some
 from scbig.files import atomic
@@ -113,7 +113,7 @@ class Split:
                 raise InputError(f"split '{self.name}' needs obs['{column}'], which is not there")
         if "cell" in self.table:
             return self._assign_cells(obs)
-        frame = obs[self.key].astype(str)
+        frame = pd.DataFrame({column: as_text(obs[column]) for column in self.key})
         # Numbered in order of appearance, as drop_duplicates keeps them.
         code = frame.groupby(self.key, sort=False).ngroup().to_numpy()
         found = frame.drop_duplicates().merge(self.table, how="left", on=self.key)
@@ -128,7 +128,7 @@ class Split:
         if (place < 0).any():
             lost = obs.index[place < 0]
             raise InputError(f"split '{self.name}' says nothing about the cells {some(lost)}: make another split")
-        condition = obs["condition"].astype(str).to_numpy(dtype=object)
+        condition = as_text(obs["condition"]).to_numpy(dtype=object)
         other = condition != self.table["condition"].to_numpy(dtype=object)[place]
         if other.any():
             raise InputError(
@@ -217,7 +217,7 @@ def from_file(path: str | os.PathLike, conditions: Iterable[str] | pd.DataFrame,
         raise InputError(f"the split {path} does not have two or three columns in row {wrong[0] if wrong else 1}")
     table = pd.DataFrame(rows, columns=columns, dtype=object)
     obs = conditions if isinstance(conditions, pd.DataFrame) else pd.DataFrame({"condition": list(conditions)})
-    wanted = set(obs["condition"].astype(str)) - {CONTROL}
+    wanted = set(as_text(obs["condition"])) - {CONTROL}
     known = {gene for condition in wanted for gene in genes_of(condition)}
     try:
         table["condition"] = canonical(table["condition"], known=known)[0].astype(str).to_numpy(dtype=object)
@@ -266,7 +266,7 @@ def make(
     setting = {name: _given(config_split, name) for name in ("name", "seed", "path", "held_out_context")}
     seed = seed if setting["seed"] is None else int(setting["seed"])
     obs = obs_or_conditions if isinstance(obs_or_conditions, pd.DataFrame) else None
-    conditions = list(obs["condition"].astype(str).unique()) if obs is not None else list(obs_or_conditions)
+    conditions = list(as_text(obs["condition"]).unique()) if obs is not None else list(obs_or_conditions)
     if rule == "file" and not setting["path"]:
         raise InputError("the split rule 'file' needs a table of condition and part: pass --config.split.path=FILE")
     if rule == "file":

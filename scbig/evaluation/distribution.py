@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
@@ -54,7 +55,7 @@ class Space:
     @classmethod
     def fit(
         cls,
-        x: np.ndarray | sp.spmatrix | sp.sparray,
+        x: Any,
         n: int = 50,
         seed: int = 0,
         genes: Iterable[str] = (),
@@ -62,7 +63,8 @@ class Space:
         """Fits the leading ``n`` components, fewer where the data has fewer.
 
         Args:
-            x: log-expression, cells by genes; real training cells.
+            x: log-expression, cells by genes; real training cells. Dense, sparse, or rows on disk that slices and
+                ascending places read: no more than a block of them is then held.
             n: how many components.
             seed: of the subsample that is drawn where there are more than 4,000 genes.
             genes: symbols of the columns; without them the space fits columns of the same order only.
@@ -98,7 +100,7 @@ class Space:
         if x.shape[0] > _MOST_CELLS:
             rows = generator(seed, "evaluation space").choice(x.shape[0], _MOST_CELLS, replace=False)
             x = x[np.sort(rows)]
-        x = sp.csr_array(x).astype(np.float64)
+        x = sp.csr_array(x[0 : x.shape[0]]).astype(np.float64)
         fitted = PCA(min(n, min(x.shape) - 1), svd_solver="arpack", random_state=seed).fit(x)
         return cls(
             genes,

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from scbig import ot
+from scbig import assignment, ot
 from scbig.rng import generator
 
 __all__ = ["COUPLINGS", "couple", "precompute"]
@@ -47,14 +47,14 @@ def couple(
         return jax.pure_callback(_assign, shape, cost), jnp.asarray(1.0)
     if kind == "sinkhorn":
         scale = epsilon * jnp.mean(cost, axis=(1, 2))
-        plan = jax.vmap(lambda c, e: ot.plan(c, ot.sinkhorn(c, e, iterations=_ITERATIONS), e))(cost, scale)
+        plan = jax.vmap(ot.plan)(cost, ot.sinkhorn_batch(cost, scale, _ITERATIONS), scale)
         partners = jax.vmap(ot.match)(jax.random.split(key, n_conditions), plan)
         return partners, jnp.mean(jax.vmap(ot.perplexity)(plan))
     raise ValueError(f"no coupling called {kind!r}: {', '.join(COUPLINGS)}")
 
 
 def _assign(cost):
-    return np.stack([ot.assignment(np.asarray(each)) for each in cost]).astype(np.int32)
+    return np.stack([assignment.one_to_one(np.asarray(each)) for each in cost]).astype(np.int32)
 
 
 def precompute(

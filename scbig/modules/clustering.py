@@ -10,7 +10,7 @@ import numpy as np
 import scipy.sparse as sp
 from jaxtyping import Bool, Float, Int
 
-from scbig import ot
+from scbig import assignment, ot
 from scbig.errors import InputError, some
 from scbig.modules.module import Modules
 from scbig.modules.spherical import centroids, normalize, spherical_kmeans
@@ -227,8 +227,8 @@ def _round(cost, capacities, epsilon: float, exact: bool):
     epsilon = np.float32(max(epsilon, 1e-6))
     potentials = ot.sinkhorn(cost, epsilon, b=share, iterations=_ITERATIONS)
     if exact:
-        return ot.capacitated_assignment(cost, capacities, prices=-np.asarray(potentials.g))
-    return ot.greedy_assignment(ot.plan(cost, potentials, epsilon, b=share), cost, capacities)
+        return assignment.capacitated(cost, capacities, prices=-np.asarray(potentials.g))
+    return assignment.greedy(ot.plan(cost, potentials, epsilon, b=share), cost, capacities)
 
 
 def finish(

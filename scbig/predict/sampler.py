@@ -3,46 +3,27 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
+from functools import cached_property
 from typing import Any
 
 import anndata as ad
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
-from flax import nnx
 
-from scbig import config as configuration
 from scbig.data.conditions import CONTROL, genes_of, join
 from scbig.errors import InputError, some
+from scbig.predict import output, tiles
+from scbig.predict.residuals import Residuals
 from scbig.rng import generator
-from scbig.run import Run
-from scbig.training import assemble, sample_latents
-from scbig.training.autoencoder import Autoencoder, decode_all
+from scbig.training.autoencoder import Autoencoder
 from scbig.training.vocabulary import Group, Vocabulary
 
-__all__ = ["Ensemble", "Predictor", "load"]
+__all__ = ["Predictor"]
 
-_BLOCK = 4  # conditions in one compiled call
-
-
-@partial(jax.jit, static_argnames=("graph", "steps", "solver", "guidance", "residual", "clip"))
-def _sample(params, auto, conditions, z0, x0, typical, *, graph, steps, solver, guidance, residual, clip):
-    """Latents and expression of one block of conditions, in one program."""
-    network = nnx.merge(graph, params)
-    z1 = sample_latents(network, network.encode(conditions), z0, steps, solver, guidance)
-    x = jax.lax.map(auto.decode, z1)
-    if residual:
-        # What the decoder cannot tell of the control cell (counting noise above all) stays with the cell.
-        # Centred on what is typical of all controls, so that a small draw of them adds spread but no bias.
-        left = x0 - jax.lax.map(auto.decode, z0)
-        x = x + left - jnp.mean(left, axis=1, keepdims=True) + typical[:, None]
-    return z1, jnp.maximum(x, 0.0) if clip else x
+_TYPICAL = 2000  # controls of a context that its mean residual is taken over
 
 
 @dataclass(frozen=True)
@@ -59,7 +40,6 @@ class Predictor:
         controls: ``obs`` of the control cells that populations start from.
         z0: their latents, ``[controls, latent]``.
         x0: their log-expression, CSR ``[controls, genes]``.
-        typical: by context, mean of what the autoencoder cannot tell of its controls, ``[genes]``.
         var: the genes, as in the prepared data.
         about: normalisation of the prepared data.
     """
@@ -73,7 +53,6 @@ class Predictor:
     controls: pd.DataFrame
     z0: np.ndarray
     x0: sp.csr_matrix
-    typical: dict[str, np.ndarray]
     var: pd.DataFrame
     about: dict[str, Any]
 
@@ -89,7 +68,7 @@ class Predictor:
         steps: int | None = None,
         solver: str | None = None,
     ) -> ad.AnnData:
-        """Cells of each condition, seen in training or not.
+        """Cells of each condition, seen in training or not, in memory.
 
         Args:
             conditions: such as ``["STAT1", "IFNGR2+JAK2", "control"]``, in any order of the genes.
@@ -109,35 +88,107 @@ class Predictor:
         Raises:
             InputError: for a perturbation that no source knows, or an unknown context.
         """
+        return output.collect(
+            self.population(
+                conditions,
+                n_cells,
+                context=context,
+                dose=dose,
+                seed=seed,
+                guidance=guidance,
+                steps=steps,
+                solver=solver,
+            )
+        )
+
+    def write(self, path: str | os.PathLike, conditions: Sequence[str], n_cells: int = 500, **options: Any) -> int:
+        """The cells of :meth:`sample` to a file, chunk by chunk: memory does not grow with their number.
+
+        Args:
+            path: ends in ``.h5ad`` or ``.zarr``; written whole or not at all.
+            conditions: as for :meth:`sample`.
+            n_cells: cells of each.
+            options: the other arguments of :meth:`sample`.
+
+        Returns:
+            How many cells were written.
+
+        Raises:
+            InputError: as :meth:`sample`, and for another ending of ``path``.
+        """
+        population = self.population(conditions, n_cells, **options)
+        output.write(population, path)
+        return len(population.obs)
+
+    def population(
+        self,
+        conditions: Sequence[str],
+        n_cells: int,
+        *,
+        context: str | Sequence[str] | None = None,
+        dose: float = 0.0,
+        seed: int | None = None,
+        guidance: float | None = None,
+        steps: int | None = None,
+        solver: str | None = None,
+    ) -> output.Population:
+        """The cells of :meth:`sample`, drawn and named but not computed yet."""
         groups = self._groups(conditions, context, dose)
         if n_cells < 1:
             raise InputError(f"--n-cells {n_cells}: at least one cell per condition is needed")
         scale = self.settings.sample.guidance if guidance is None else guidance
         if scale != 1.0 and not self.settings.condition.null_dropout:
             raise InputError(f"guidance {scale} needs a run trained with --config.condition.null_dropout above 0")
-        drawn = [self._draw(group, n_cells, self.settings.seed if seed is None else seed) for group in groups]
-        options = {
-            "graph": self.graph,
-            "steps": steps or self.settings.flow.solver_steps,
-            "solver": solver or self.settings.flow.solver,
-            "guidance": float(scale),
-            "residual": bool(self.settings.flow.residual),
-            "clip": bool(self.settings.sample.clip),
-        }
+        flow = self.settings.flow
+        how = tiles.Solver(
+            steps or flow.solver_steps, solver or flow.solver, float(scale), bool(self.settings.sample.clip)
+        )
         given = self.vocabulary.conditions(groups)
-        latents, cells = [], []
-        for start in range(0, len(groups), _BLOCK):
-            # The last block is filled up, so that one program serves any number of conditions.
-            places = [min(start + k, len(groups) - 1) for k in range(_BLOCK)]
-            block = given.take(jnp.asarray(places, jnp.int32))
-            z0 = jnp.asarray(np.stack([self.z0[drawn[place]] for place in places]))
-            x0 = jnp.asarray(np.stack([self.x0[drawn[place]].toarray() for place in places]))
-            typical = jnp.asarray(np.stack([self.typical[groups[place].context] for place in places]))
-            z1, x = _sample(self.params, self.auto, block, z0, x0, typical, **options)
-            kept = min(_BLOCK, len(groups) - start)
-            latents.append(np.asarray(z1[:kept]))
-            cells.append(np.asarray(x[:kept]))
-        return self._pack(groups, drawn, np.concatenate(latents), np.concatenate(cells))
+        drawn = self._draw(groups, n_cells, self.settings.seed if seed is None else seed)
+        several = len({group.context for group in groups}) > 1
+        tags = [f"{g.condition}:{g.context}" if several else g.condition for g in groups]
+        moments = output.Moments(len(groups), len(self.var))
+
+        def chunks() -> Iterator[tiles.Chunk]:
+            done = 0
+            for chunk in self._stream(groups, given, drawn, how):
+                for place, part in parts(done, len(chunk.x), n_cells):
+                    moments.add(place, chunk.x[part])
+                done += len(chunk.x)
+                yield chunk
+
+        return output.Population(
+            obs=self._obs(groups, drawn),
+            names=lambda start, stop: [f"{tags[row // n_cells]}-{row % n_cells}" for row in range(start, stop)],
+            var=self.var,
+            about={"kind": "cells", "method": self.name, "predicted": True, **self.about},
+            n_latent=self.z0.shape[1],
+            chunks=chunks,
+            varm=lambda: {"spread": pd.DataFrame(moments.spread().T, index=self.var.index, columns=tags)},
+        )
+
+    @cached_property
+    def residuals(self) -> Residuals:
+        """What the decoder cannot tell of each control."""
+        return Residuals(self.auto, self.z0, self.x0)
+
+    def typical(self, context: str) -> np.ndarray:
+        """Mean residual of the controls of a context, ``[genes]``, from at most 2,000 of them."""
+        return self.residuals.mean(self._pool(context)[:_TYPICAL])
+
+    def _stream(self, groups, given, drawn, how) -> Iterator[tiles.Chunk]:
+        left = offset = None
+        if self.settings.flow.residual:
+            # What the decoder cannot tell of the control cell stays with the cell. Centred on what is typical of all
+            # controls, so that a small draw of them adds spread but no bias.
+            typical = {name: self.typical(name) for name in {group.context for group in groups}}
+            self.residuals.require(drawn)
+            left = self.residuals.table
+            offset = np.stack(
+                [typical[group.context] - self.residuals.mean(rows) for group, rows in zip(groups, drawn, strict=True)]
+            )
+        encoded = tiles.encode(self.graph, self.params, given)
+        return tiles.stream(self.graph, self.params, self.auto, encoded, drawn, self.z0, left, offset, how)
 
     def _groups(self, conditions, context, dose) -> list[Group]:
         contexts = self.vocabulary.contexts
@@ -151,142 +202,52 @@ class Predictor:
         given = [context] * len(names) if isinstance(context, str) else list(context)
         if len(given) != len(names):
             raise InputError(f"{len(given)} contexts were given for {len(names)} conditions")
-        repeated = [
-            n
-            for n in dict.fromkeys(names)
-            if list(zip(names, given, strict=True)).count((n, given[names.index(n)])) > 1
-        ]
+        pairs = pd.Series(list(zip(names, given, strict=True)))
+        repeated = dict.fromkeys(name for name, _ in pairs[pairs.duplicated()])
         if repeated:
             raise InputError(f"{some(repeated)} is named twice among the conditions")
         return [Group(name, where, float(dose)) for name, where in zip(names, given, strict=True)]
 
-    def _draw(self, group, n_cells, seed):
-        pool = np.flatnonzero((self.controls["context"].astype(str) == group.context).to_numpy())
+    def _pool(self, context: str) -> np.ndarray:
+        pool = np.flatnonzero((self.controls["context"].astype(str) == context).to_numpy())
         if not len(pool):
-            raise InputError(f"no control cells in context {group.context} to start from")
-        # A stream for each condition: its cells do not depend on what else is asked for.
-        rng = generator(seed, f"sample controls {group.condition}@{group.context}")
-        return rng.choice(pool, n_cells, replace=len(pool) < n_cells)
+            raise InputError(f"no control cells in context {context} to start from")
+        return pool
 
-    def _pack(self, groups, drawn, latents, cells) -> ad.AnnData:
-        n_cells = latents.shape[1]
-        source = self.controls.iloc[np.concatenate(drawn)]
-        labels = [group.condition for group in groups]
+    def _draw(self, groups, n_cells, seed) -> np.ndarray:
+        """Places of the controls that the cells of each group start from, ``[groups, cells]``."""
+        pools = {context: self._pool(context) for context in {group.context for group in groups}}
+        drawn = np.empty((len(groups), n_cells), np.int32)
+        for place, group in enumerate(groups):
+            # A stream for each condition: its cells do not depend on what else is asked for.
+            rng = generator(seed, f"sample controls {group.condition}@{group.context}")
+            pool = pools[group.context]
+            drawn[place] = rng.choice(pool, n_cells, replace=len(pool) < n_cells)
+        return drawn
+
+    def _obs(self, groups, drawn) -> pd.DataFrame:
+        """Numbers and codes only: a string for each of a million cells would take more memory than the sampling."""
+        n_cells, source = drawn.shape[1], drawn.ravel()
+        labels = pd.Categorical([group.condition for group in groups])
+        labels = labels.reorder_categories(list(dict.fromkeys(group.condition for group in groups)))
+        batch = pd.Categorical(self.controls["batch"].astype(str))
+        cells = pd.Categorical.from_codes(source, self.controls.index.astype(str))
         obs = pd.DataFrame(
             {
-                "condition": pd.Categorical(np.repeat(labels, n_cells), categories=list(dict.fromkeys(labels))),
-                "context": pd.Categorical(np.repeat([group.context for group in groups], n_cells)),
-                "batch": pd.Categorical(source["batch"].astype(str).to_numpy()),
-                "source_cell": source.index.to_numpy().astype(str),
+                "condition": labels.repeat(n_cells),
+                "context": pd.Categorical([group.context for group in groups]).repeat(n_cells),
+                "batch": batch.take(source).remove_unused_categories(),
+                "source_cell": cells.remove_unused_categories(),
             }
         )
         if any(group.dose for group in groups):
             obs["dose"] = np.repeat([group.dose for group in groups], n_cells)
-        several = len({group.context for group in groups}) > 1
-        tags = [f"{g.condition}:{g.context}" if several else g.condition for g in groups]
-        obs.index = [f"{tag}-{number}" for tag in tags for number in range(n_cells)]
-        result = ad.AnnData(cells.reshape(-1, cells.shape[-1]), obs=obs, var=self.var.copy())
-        result.obsm["X_latent"] = latents.reshape(-1, latents.shape[-1])
-        result.varm["spread"] = pd.DataFrame(cells.std(axis=1).T, index=self.var.index, columns=tags)
-        result.uns["scbig"] = {"kind": "cells", "method": self.name, "predicted": True, **self.about}
-        return result
+        return obs
 
 
-@dataclass(frozen=True)
-class Ensemble:
-    """Several runs of one configuration that differ in their seed; cells come from each in turn."""
-
-    members: tuple[Predictor, ...]
-
-    def sample(self, conditions: Sequence[str], n_cells: int = 500, **options: Any) -> ad.AnnData:
-        """As :meth:`Predictor.sample`; ``varm["seed_spread"]`` is the standard deviation of the mean over the runs."""
-        share = -(-n_cells // len(self.members))
-        parts = [member.sample(conditions, share, **options) for member in self.members]
-        genes = parts[0].var_names
-        for part in parts[1:]:
-            if list(part.var_names) != list(genes):
-                raise InputError("the runs of an ensemble must have the same genes; they were prepared differently")
-        tags = list(parts[0].varm["spread"].columns)
-        means = np.stack([part.X.reshape(len(tags), share, -1).mean(axis=1) for part in parts])
-        order = np.arange(len(tags) * share).reshape(len(tags), share)
-        sizes = [n_cells // len(parts) + (k < n_cells % len(parts)) for k in range(len(parts))]
-        pieces = []
-        for number, (part, size) in enumerate(zip(parts, sizes, strict=True)):
-            piece = part[order[:, :size].ravel()].copy()
-            # Members share their configuration and so its name.
-            piece.obs["run"] = f"{self.members[number].name}-r{number}"
-            piece.obs_names = [f"{name}-r{number}" for name in piece.obs_names]
-            pieces.append(piece)
-        result = ad.concat(pieces, merge="same", uns_merge="same")
-        result.varm["spread"] = pd.DataFrame(
-            np.stack([result.X[_rows(result, tag, tags)].std(axis=0) for tag in tags], axis=1),
-            index=genes,
-            columns=tags,
-        )
-        result.varm["seed_spread"] = pd.DataFrame(means.std(axis=0, ddof=1).T, index=genes, columns=tags)
-        result.uns["scbig"] = dict(parts[0].uns["scbig"])
-        return result
-
-
-def _rows(cells, tag, tags):
-    """Rows of one condition, by the names that the members gave their cells."""
-    return np.array([name.rsplit("-", 2)[0] == tag for name in cells.obs_names])
-
-
-def load(runs: str | os.PathLike | Sequence[str | os.PathLike]) -> Predictor | Ensemble:
-    """A trained run directory, or several of them as an ensemble over seeds.
-
-    Raises:
-        InputError: where a stage has not been run, or its files changed since.
-    """
-    if isinstance(runs, (str, os.PathLike)):
-        return _load(Path(runs))
-    members = tuple(_load(Path(folder)) for folder in runs)
-    return members[0] if len(members) == 1 else Ensemble(members)
-
-
-def _load(folder: Path) -> Predictor:
-    run = Run(folder)
-    if not run.path("config.json").exists():
-        raise InputError(f"{folder} is not a run directory (no config.json); train one with `scbig run`")
-    run.require(("prepare", "cluster", "pretrain", "train"))
-    settings = configuration.read_json(run.path("config.json"))
-    prepared = ad.read_h5ad(run.path("prepared.h5ad"), backed="r")
-    var, about = prepared.var.copy(), dict(prepared.uns["scbig"])
-    var["module"] = assemble.load_modules(run, var.index).module
-    auto = assemble.load_autoencoder(run, settings, var.index)
-    vocabulary = Vocabulary.load(run.path("flow/conditions.npz"))
-    network = assemble.load_flow(run, settings, vocabulary)
-    graph, params = nnx.split(network)
-    latents = ad.read_zarr(run.path("latents.zarr"))
-    is_control = (latents.obs["condition"].astype(str) == CONTROL).to_numpy()
-    test = is_control & (latents.obs["part"].astype(str) == "test").to_numpy()
-    # Held-out controls where the split has them: a prediction should not start from cells it was trained on.
-    chosen = np.flatnonzero(test if test.any() else is_control)
-    controls, z0 = latents.obs.iloc[chosen], np.asarray(latents.X, np.float32)[chosen]
-    x0 = sp.csr_matrix(prepared.X[chosen], dtype=np.float32)
-    prepared.file.close()
-    kept = {key: about[key] for key in ("schema", "normalization", "target_sum", "size_factor") if key in about}
-    return Predictor(
-        name=settings.name,
-        settings=settings,
-        auto=auto,
-        graph=graph,
-        params=params,
-        vocabulary=vocabulary,
-        controls=controls,
-        z0=z0,
-        x0=x0,
-        typical=_typical(auto, controls["context"].astype(str).to_numpy(), z0, x0),
-        var=var,
-        about=kept,
-    )
-
-
-def _typical(auto: Autoencoder, context: np.ndarray, z0: np.ndarray, x0: sp.csr_matrix) -> dict[str, np.ndarray]:
-    """Mean residual of the controls of each context, from at most 2,000 of them."""
-    found = {}
-    for name in np.unique(context):
-        rows = np.flatnonzero(context == name)[:2000]
-        found[name] = np.asarray(x0[rows].mean(axis=0)).ravel() - decode_all(auto, z0[rows]).mean(axis=0)
-    return found
+def parts(start: int, length: int, n_cells: int) -> Iterator[tuple[int, slice]]:
+    """Which cells of a chunk, ``length`` of them from ``start``, belong to which condition of ``n_cells`` cells."""
+    stop = start + length
+    for place in range(start // n_cells, -(-stop // n_cells)):
+        first, last = max(start, place * n_cells), min(stop, (place + 1) * n_cells)
+        yield place, slice(first - start, last - start)

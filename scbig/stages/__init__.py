@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from scbig import config as configuration
+from scbig import devices
 from scbig.console import say
 from scbig.errors import InputError
 from scbig.files import digest
@@ -49,23 +51,45 @@ def execute(
         InputError: for mistakes in input or settings, or where a stage does not fit what is in the directory.
     """
     run = Run(workdir)
-    announce_device(settings.device)
-    _refuse_other_settings(run, settings, stages)
-    for name in stages:
-        stage = STAGES[name]
+    with devices.together():
+        announce_device(settings.device, settings.n_devices, settings.compiled)
+        devices.on_first(lambda: _refuse_other_settings(run, settings, stages))
+        for name in stages:
+            _execute_one(run, settings, name, force and name == stages[0])
+    return run
+
+
+def _execute_one(run: Run, settings: ConfigDict, name: str, force: bool) -> None:
+    """One stage; all processes train, everything else is done by the first while the others wait."""
+    stage, training = STAGES[name], name in ("pretrain", "train")
+    chosen = _chosen(stage, settings)
+
+    def inputs_if_new() -> dict[str, str] | None:
         run.require(stage.reads)
-        chosen = _chosen(stage, settings)
         inputs = run.outputs_of(stage.reads) | _file_inputs(name, settings)
-        if force and name == stages[0]:
+        if force:
             # Only now, so that a mistake found above does not cost a finished run its record.
             run.forget(name)
         if run.state_of(stage, chosen, inputs) == "done":
             say(f"{name}: done before")
-            continue
-        with run.stage(stage, chosen, inputs, configuration.as_json(settings)) as remarks:
+            return None
+        return inputs
+
+    inputs = devices.on_first(inputs_if_new)
+    if inputs is None:
+        return
+    precision = devices.precision(settings.precision) if training else nullcontext("")
+
+    def recorded() -> None:
+        with precision as found, run.stage(stage, chosen, inputs, configuration.as_json(settings)) as remarks:
             _DO[name](run, settings, remarks)
+            remarks |= {"precision": found, "devices": devices.count()} if training else {}
         say(f"{name}: done in {run.provenance['stages'][name]['seconds']:.0f} s")
-    return run
+
+    if training and not devices.is_first():
+        with precision:
+            _DO[name](run, settings, {})
+    devices.on_first(recorded)
 
 
 def _chosen(stage: Stage, settings: ConfigDict) -> dict[str, Any]:
@@ -88,17 +112,18 @@ def _refuse_other_settings(run: Run, settings: ConfigDict, stages: Sequence[str]
             run.state_of(STAGES[name], _chosen(STAGES[name], settings), done[name]["inputs"])
 
 
-def announce_device(wanted: str) -> None:
-    """Says first where the work will be done: a silent fallback to the CPU costs users days."""
-    import jax
+def announce_device(wanted: str, number: int = 0, compiled: str = "") -> None:
+    """Says first where the work will be done: a silent fallback to the CPU costs users days.
 
-    found = jax.devices()[0]
-    say(f"device: {found.platform} ({found.device_kind}, {jax.device_count()} in all), jax {jax.__version__}")
-    platforms = {"cpu": ("cpu",), "gpu": ("gpu", "cuda", "rocm"), "tpu": ("tpu",)}
-    if wanted and found.platform not in platforms.get(wanted, (wanted,)):
-        raise InputError(
-            f"device {wanted} was asked for but JAX found only {found.platform}; install scbig[gpu] or drop --config.device"
-        )
+    Args:
+        wanted: ``cpu``, ``gpu`` or ``tpu``, or empty for any.
+        number: how many devices training is spread over; 0: all.
+        compiled: where compiled programs are kept, as ``settings.compiled``.
+    """
+    not_kept = devices.keep_compiled(compiled)
+    say(devices.choose(wanted, number))
+    if not_kept:
+        say(not_kept)
 
 
 def _plain(value: Any) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import anndata as ad
@@ -12,10 +14,14 @@ from scbig import priors
 from scbig.console import say
 from scbig.data.conditions import CONTROL, genes_of
 from scbig.data.splits import Split
+from scbig.data.store import Store, open_store
 from scbig.errors import InputError
+from scbig.rng import generator
 from scbig.run import Run
 
-__all__ = ["aliases", "load_prepared", "prior_file", "semantic", "targets"]
+__all__ = ["aliases", "load_prepared", "open_prepared", "prior_file", "semantic", "targets"]
+
+_MOST_CONTROLS = 20_000  # cells that co-expression is taken from
 
 
 def prior_file(settings: ConfigDict, name: str) -> Path:
@@ -43,17 +49,31 @@ def load_prepared(run: Run) -> tuple[ad.AnnData, Split, np.ndarray]:
     return adata, split, split.assign(adata.obs)
 
 
-def targets(adata: ad.AnnData) -> list[str]:
+@contextmanager
+def open_prepared(run: Run) -> Iterator[tuple[Store, Split, np.ndarray]]:
+    """The same with the matrix left on disk: rows are read when they are indexed."""
+    with open_store(run.path("prepared.h5ad")) as store:
+        split = Split.load(run.path("split.csv"))
+        obs = store.obs.set_axis(store.names()) if "cell" in split.key else store.obs
+        yield store, split, split.assign(obs)
+
+
+def targets(adata: ad.AnnData | Store) -> list[str]:
     """Perturbed genes (or drugs) of the screen."""
-    labels = adata.obs["condition"].astype(str).unique()
-    return sorted({gene for label in labels for gene in genes_of(label)})
+    labels = adata.obs["condition"].unique()
+    return sorted({gene for label in labels for gene in genes_of(str(label))})
 
 
-def semantic(settings: ConfigDict, adata: ad.AnnData, part: np.ndarray, remarks: dict) -> tuple[np.ndarray, np.ndarray]:
+def semantic(
+    settings: ConfigDict, adata: ad.AnnData | Store, part: np.ndarray, remarks: dict
+) -> tuple[np.ndarray, np.ndarray]:
     """Gene vectors for clustering, and which genes have one."""
     genes, perturbed = list(adata.var_names), targets(adata)
     if not settings.priors.semantic:
-        controls = (part == "train") & (adata.obs["condition"].astype(str) == CONTROL).to_numpy()
+        controls = np.flatnonzero((part == "train") & (adata.obs["condition"] == CONTROL).to_numpy())
+        if len(controls) > _MOST_CONTROLS:
+            chosen = generator(settings.seed, "coexpression cells").choice(len(controls), _MOST_CONTROLS, replace=False)
+            controls = controls[np.sort(chosen)]
         embedding = priors.coexpression(adata.X[controls], genes, dim=min(50, len(genes) - 1), seed=settings.seed)
         aligned = [priors.align(embedding, genes)]
         say("cluster: no embeddings named, co-expression in training controls is used")

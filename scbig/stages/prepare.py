@@ -11,10 +11,11 @@ from ml_collections import ConfigDict
 
 from scbig import data, modules, priors
 from scbig.console import say
+from scbig.data import large
 from scbig.errors import InputError
 from scbig.files import atomic
 from scbig.run import Run
-from scbig.stages.common import aliases, load_prepared, prior_file, semantic, targets
+from scbig.stages.common import aliases, open_prepared, prior_file, semantic, targets
 
 __all__ = ["cluster", "prepare"]
 
@@ -23,16 +24,23 @@ _BASELINES = {"balanced_kmeans": modules.balanced_kmeans, "kmeans": modules.kmea
 
 def prepare(run: Run, settings: ConfigDict, remarks: dict) -> None:
     """Reads, checks, splits and normalises the screen."""
-    adata, split = data.prepare(None, settings)
+    backend, size = large.backend(settings)
+    with atomic(run.path("prepared.h5ad")) as temporary:
+        if backend == "dask":
+            say(f"prepare: {size:.1f} GB of matrices, by blocks on Dask workers")
+            adata, split = large.prepare(settings, temporary)
+        else:
+            adata, split = data.prepare(None, settings)
+            adata.write_h5ad(temporary, compression="lzf")
     for line in data.report_lines(adata):
         say(f"prepare: {line}")
-    with atomic(run.path("prepared.h5ad")) as temporary:
-        adata.write_h5ad(temporary, compression="lzf")
+    remarks["backend"] = backend
     split.save(run.path("split.csv"))
     counts = {part: len(split.conditions(part)) for part in ("train", "val", "test")}
-    cells = dict(zip(*np.unique(split.assign(adata.obs), return_counts=True), strict=True))
+    part = split.assign(adata.obs)
+    cells = {name: int((part == name).sum()) for name in ("test", "train", "val")}
     remarks |= {"cells": adata.n_obs, "genes": adata.n_vars, "conditions": counts}
-    remarks |= {"cells_per_part": {part: int(n) for part, n in cells.items()}}
+    remarks |= {"cells_per_part": {name: n for name, n in cells.items() if n}}
     say(
         f"prepare: {adata.n_obs:,} cells × {adata.n_vars:,} genes; split {split.name}: "
         + ", ".join(f"{n} {part}" for part, n in counts.items())
@@ -51,9 +59,9 @@ def _gene_sets(settings: ConfigDict) -> dict[str, dict[str, tuple[str, ...]]]:
 
 def cluster(run: Run, settings: ConfigDict, remarks: dict) -> None:
     """Groups the genes into modules and audits them."""
-    adata, _, part = load_prepared(run)
-    genes, c = list(adata.var_names), settings.modules
-    vectors, mask = semantic(settings, adata, part, remarks)
+    with open_prepared(run) as (adata, _, part):
+        genes, c = list(adata.var_names), settings.modules
+        vectors, mask = semantic(settings, adata, part, remarks)
     gene_sets = _gene_sets(settings)  # before the work, so that an absent file stops it before anything is written
     network = sp.csr_matrix((len(genes), len(genes)), dtype=np.float32)
     if settings.priors.ppi:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import anndata as ad
+import numpy as np
 import pandas as pd
 from ml_collections import ConfigDict
 
@@ -25,8 +26,9 @@ __all__ = ["evaluate", "judge", "read_judged", "report", "sample", "write_cells"
 
 def sample(run: Run, settings: ConfigDict, remarks: dict) -> None:
     """Samples cells of every test condition."""
-    adata, _, part = load_prepared(run)
-    _, groups = group_cells(adata.obs[part == "test"])
+    cells = predict.cell_table(run)
+    # One row of each suffices to know the groups, however many cells there are.
+    _, groups = group_cells(cells[np.asarray(cells["part"] == "test")].drop_duplicates())
     predictor = predict.load(run.folder)
     known = [group for group in groups if not predictor.vocabulary.unknown(genes_of(group.condition))]
     skipped = sorted({group.condition for group in groups} - {group.condition for group in known})
@@ -36,17 +38,17 @@ def sample(run: Run, settings: ConfigDict, remarks: dict) -> None:
         )
     if skipped:
         say(f"sample: no embedding for {len(skipped)} test conditions: {', '.join(skipped)}")
-    result = predictor.sample(
+    predictor.write(
+        run.path("predictions/test.h5ad"),
         [group.condition for group in known],
         settings.sample.n_cells,
         context=[group.context for group in known],
     )
-    write_cells(result, run.path("predictions/test.h5ad"))
     remarks |= {"conditions": len(known), "without_embedding": skipped}
 
 
 def write_cells(cells: ad.AnnData, path: str | Path) -> None:
-    """Writes sampled cells, whole or not at all."""
+    """Writes cells in memory, whole or not at all."""
     with atomic(path) as temporary:
         cells.write_h5ad(temporary, compression="lzf")
 

@@ -5,19 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import anndata as ad
 import jax.numpy as jnp
 import numpy as np
-import zarr
+import pandas as pd
 from ml_collections import ConfigDict
 
-from scbig import evaluation, losses, priors, training
+from scbig import devices, evaluation, losses, priors, training
 from scbig.console import say
 from scbig.data.conditions import genes_of
+from scbig.data.latents import read_latents, write_latents
+from scbig.data.store import Rows, Store
 from scbig.errors import InputError
-from scbig.files import atomic
+from scbig.rng import generator
 from scbig.run import Run
-from scbig.stages.common import aliases, load_prepared, prior_file, semantic
+from scbig.stages.common import aliases, open_prepared, prior_file, semantic
 from scbig.training import assemble, autoencoder
 from scbig.training.checkpoint import save_params
 from scbig.training.holdout import hold_out
@@ -25,6 +26,12 @@ from scbig.training.populations import build, watch
 from scbig.training.vocabulary import IDENTITY, Vocabulary, group_cells
 
 __all__ = ["pretrain", "train"]
+
+_BLOCK = 4096  # cells read at once
+_SPACE_CELLS = 50_000  # training cells that the space to stop in is fitted on
+_CORRELATED = 2048  # cells of a group that its target correlation is taken from
+_MOST_ACTIVE, _FEWEST_ACTIVE = 512, 32  # cells of a group whose pathway activities are kept
+_ACTIVITIES = 1 << 26  # activities kept in all, unless that leaves a group fewer cells than the fewest
 
 
 def _module_summary(result: Any, vectors: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -37,31 +44,25 @@ def _module_summary(result: Any, vectors: np.ndarray, mask: np.ndarray) -> tuple
 
 
 def pretrain(run: Run, settings: ConfigDict, remarks: dict) -> None:
-    """Trains the autoencoder and encodes all cells."""
-    adata, _, part = load_prepared(run)
-    result = assemble.load_modules(run, adata.var_names)
-    vectors, mask = semantic(settings, adata, part, {})
-    summary, known = _module_summary(result, vectors, mask)
-    assemble.save_summary(run, summary, known)
-    auto = assemble.new_autoencoder(settings, result, summary, known)
-    train, kept = hold_out(adata.obs, part == "train", settings.holdout_fraction, settings.seed)
-    config = assemble.record(training.PretrainConfig, settings.pretrain)
-    auto, state = training.pretrain(
-        auto, adata.X, train, kept, config, settings.seed, run.path("gcae/checkpoints"), run.folder
-    )
-    autoencoder.save(auto, run.path("gcae/params"))
-    obs = adata.obs[["condition", "context", "batch"] + (["dose"] if "dose" in adata.obs else [])].copy()
-    obs["part"] = part
-    latents = ad.AnnData(training.encode_all(auto, adata.X), obs=obs)
-    with atomic(run.path("latents.zarr")) as temporary:
-        _write_zarr(latents, temporary)
+    """Trains the autoencoder and encodes all cells; the screen stays on disk."""
+    with open_prepared(run) as (screen, _, part):
+        result = assemble.load_modules(run, screen.var_names)
+        vectors, mask = semantic(settings, screen, part, {})
+        summary, known = _module_summary(result, vectors, mask)
+        auto = assemble.new_autoencoder(settings, result, summary, known)
+        train, kept = hold_out(screen.obs, part == "train", settings.holdout_fraction, settings.seed)
+        config = assemble.record(training.PretrainConfig, settings.pretrain)
+        auto, state = training.pretrain(
+            auto, screen.X, train, kept, config, settings.seed, run.path("gcae/checkpoints"), run.folder
+        )
+        if not devices.is_first():
+            return
+        assemble.save_summary(run, summary, known)
+        autoencoder.save(auto, run.path("gcae/params"))
+        columns = ["condition", "context", "batch", *(["dose"] if "dose" in screen.obs else [])]
+        obs = screen.obs[columns].assign(part=pd.Categorical(part)).set_axis(screen.names())
+        write_latents(run.path("latents.zarr"), obs, autoencoder.encode_blocks(auto, screen.X), settings.gcae.latent)
     remarks |= {"best_step": int(state.best_step), "held_out_error": float(state.best_score)}
-
-
-def _write_zarr(cells: ad.AnnData, path: Path) -> None:
-    """Format 3 without shards, said outright: AnnData's defaults for both are about to change."""
-    with ad.settings.override(auto_shard_zarr_v3=False):
-        ad.io.write_elem(zarr.open_group(str(path), mode="w", zarr_format=3), "/", cells)
 
 
 def _vocabulary(settings: ConfigDict, perturbations: list[str], contexts: list[str]) -> Vocabulary:
@@ -74,20 +75,23 @@ def _vocabulary(settings: ConfigDict, perturbations: list[str], contexts: list[s
     return Vocabulary.build(embeddings, perturbations, IDENTITY in settings.priors.condition, alias, contexts)
 
 
-def _alignment(settings: ConfigDict, adata, result, auto, z, number, train, groups) -> training.Alignment | None:
+def _alignment(settings: ConfigDict, screen, result, auto, z, populations) -> training.Alignment | None:
     """Targets of the alignment losses, from training cells alone."""
     if not (settings.flow.lambda_corr or settings.flow.lambda_path):
         return None
     index, filled = result.layout()
-    averaging = np.zeros((result.n_modules, adata.n_vars), np.float32)
+    averaging = np.zeros((result.n_modules, screen.n_vars), np.float32)
     averaging[np.nonzero(filled)[0], index[filled]] = 1.0
     averaging /= np.maximum(averaging.sum(axis=1, keepdims=True), 1.0)
-    target = np.zeros((len(groups), result.n_modules, result.n_modules), np.float32)
-    for place in range(len(groups)):
-        cells = z[train & (number == place)]
+    targets, start = np.asarray(populations.targets), np.asarray(populations.start)
+    members = np.split(targets, start[1:])
+    target = np.zeros((len(members), result.n_modules, result.n_modules), np.float32)
+    random = generator(settings.seed, "alignment cells")
+    for place, each in enumerate(members):
+        cells = z[_some_of(each, _CORRELATED, random)]
         # Reconstructions, since decoded predictions are as smooth as these and not as noisy as real cells.
         target[place] = losses.shrunk_correlation(training.decode_all(auto, cells) @ averaging.T)
-    pathways = np.zeros((1, adata.n_vars), np.float32)
+    pathways = np.zeros((1, screen.n_vars), np.float32)
     if settings.flow.lambda_path:
         if not settings.priors.pathways:
             raise InputError(
@@ -96,19 +100,43 @@ def _alignment(settings: ConfigDict, adata, result, auto, z, number, train, grou
         limits = settings.priors.min_pathway, settings.priors.max_pathway
         found = priors.membership(
             priors.read_gmt(prior_file(settings, settings.priors.pathways)),
-            list(adata.var_names),
+            list(screen.var_names),
             *limits,
             aliases(settings),
         )
         pathways = found.matrix
         say(f"train: {len(found.names)} pathways; {found.coverage.line()}")
-    activity = np.asarray(adata.X @ pathways.T, np.float32)
-    return training.Alignment(*map(jnp.asarray, (target, averaging, pathways, activity)))
+    activity, row = _activity(screen.X, pathways, members, random)
+    return training.Alignment(*map(jnp.asarray, (target, averaging, pathways, activity, row)))
 
 
-def _with_validation(adata, val, kept, number, groups, vocabulary):
+def _some_of(members: np.ndarray, most: int, random: np.random.Generator) -> np.ndarray:
+    return members if len(members) <= most else np.sort(random.choice(members, most, replace=False))
+
+
+def _activity(
+    x: Rows, pathways: np.ndarray, members: list[np.ndarray], random: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Pathway activity of some training cells of every group, and for every cell the row that it has there.
+
+    Where a group has more cells than are kept, the others have the row of one that is: a draw from the group's cells
+    stays a draw from its cells.
+    """
+    most = int(np.clip(_ACTIVITIES // (len(members) * len(pathways)), _FEWEST_ACTIVE, _MOST_ACTIVE))
+    chosen = [_some_of(each, most, random) for each in members]
+    kept = np.sort(np.concatenate(chosen))
+    row = np.zeros(x.shape[0], np.int32)
+    row[kept] = np.arange(len(kept), dtype=np.int32)
+    for each, own in zip(members, chosen, strict=True):
+        others = np.setdiff1d(each, own, assume_unique=True)
+        row[others] = row[own[random.integers(0, len(own), len(others))]]
+    blocks = [block @ pathways.T for block in x.chosen(kept).blocks(_BLOCK)]
+    return np.concatenate(blocks).astype(np.float32), row
+
+
+def _with_validation(screen, val, kept, number, groups, vocabulary):
     """Adds the cells of the validation part to those watched: more cells of trained groups, and groups of their own."""
-    found, others = group_cells(adata.obs[val])
+    found, others = group_cells(screen.obs[val])
     places = {group: place for place, group in enumerate(groups)}
     watchable = list(groups)
     for group in others:
@@ -125,46 +153,50 @@ def _with_validation(adata, val, kept, number, groups, vocabulary):
 
 
 def train(run: Run, settings: ConfigDict, remarks: dict) -> None:
-    """Trains the flow in the latent space."""
-    adata, _, part = load_prepared(run)
-    result = assemble.load_modules(run, adata.var_names)
-    auto = assemble.load_autoencoder(run, settings, adata.var_names)
-    z = np.asarray(ad.read_zarr(run.path("latents.zarr")).X, np.float32)
-    trainable = part == "train"
-    train, kept = hold_out(adata.obs, trainable, settings.holdout_fraction, settings.seed)
-    number = np.full(adata.n_obs, -1)
-    number[trainable], groups = group_cells(adata.obs[trainable])
-    perturbations = sorted({gene for group in groups for gene in genes_of(group.condition)})
-    contexts = sorted(adata.obs["context"].astype(str)[trainable].unique())
-    vocabulary = _vocabulary(settings, perturbations, contexts)
-    conditions = vocabulary.conditions(groups)
-    kept, number, watchable = _with_validation(adata, part == "val", kept, number, groups, vocabulary)
-    remarks["without_embedding"] = vocabulary.coverage(perturbations)
-    for source, missing in remarks["without_embedding"].items():
-        say(f"train: {source} knows {len(perturbations) - len(missing)} of {len(perturbations)} trained perturbations")
-    space = evaluation.Space.fit(adata.X[trainable], seed=settings.seed)
-    f = settings.flow
-    populations, report = build(
-        z, adata.obs, train, number, groups, conditions,
-        by_batch=f.match_batch, coupling=f.coupling, epsilon=f.epsilon, seed=settings.seed,
-    )  # fmt: skip
-    watched = watch(
-        z, space.project(adata.X).astype(np.float32), adata.obs, kept, number, watchable, vocabulary.conditions(watchable),
-        len(groups), f.watch_cells, f.watch_conditions, settings.seed,
-    )  # fmt: skip
-    alignment = _alignment(settings, adata, result, auto, z, number, train, groups)
-    task = training.FlowTask(
-        None,
-        populations,
-        auto,
-        alignment,
-        watched,
-        jnp.asarray(space.components.T, jnp.float32),
-        jnp.asarray(space.mean, jnp.float32),
-    )
+    """Trains the flow in the latent space; of the screen only the cells that are looked at are read."""
+    with open_prepared(run) as (screen, _, part):
+        task, vocabulary, report = _flow_task(run, settings, screen, part)
+    remarks |= report
     network = assemble.new_flow(settings, vocabulary)
-    config = assemble.record(training.FlowConfig, f)
+    config = assemble.record(training.FlowConfig, settings.flow)
     state = training.train_flow(network, task, config, settings.seed, run.path("flow/checkpoints"), run.folder)
+    if not devices.is_first():
+        return
     vocabulary.save(run.path("flow/conditions.npz"))
     save_params(run.path("flow/params"), state.best)
-    remarks |= report | {"best_step": int(state.best_step), "held_out_score": float(state.best_score)}
+    remarks |= {"best_step": int(state.best_step), "held_out_score": float(state.best_score)}
+
+
+def _flow_task(
+    run: Run, settings: ConfigDict, screen: Store, part: np.ndarray
+) -> tuple[training.FlowTask, Vocabulary, dict]:
+    """What the flow is trained on, what is known of the perturbations, and remarks for the record."""
+    f, seed = settings.flow, settings.seed
+    result = assemble.load_modules(run, screen.var_names)
+    auto = assemble.load_autoencoder(run, settings, screen.var_names)
+    z = read_latents(run.path("latents.zarr"))
+    trainable = part == "train"
+    train, kept = hold_out(screen.obs, trainable, settings.holdout_fraction, seed)
+    number = np.full(screen.n_obs, -1)
+    number[trainable], groups = group_cells(screen.obs[trainable])
+    perturbations = sorted({gene for group in groups for gene in genes_of(group.condition)})
+    contexts = sorted(map(str, screen.obs["context"][trainable].unique()))
+    vocabulary = _vocabulary(settings, perturbations, contexts)
+    kept, number, watchable = _with_validation(screen, part == "val", kept, number, groups, vocabulary)
+    lacking = vocabulary.coverage(perturbations)
+    for source, missing in lacking.items():
+        say(f"train: {source} knows {len(perturbations) - len(missing)} of {len(perturbations)} trained perturbations")
+    seen = _some_of(np.flatnonzero(trainable), _SPACE_CELLS, generator(seed, "space cells"))
+    space = evaluation.Space.fit(screen.X.chosen(seen), seed=seed)
+    populations, report = build(
+        z, screen.obs, train, number, groups, vocabulary.conditions(groups),
+        by_batch=f.match_batch, coupling=f.coupling, epsilon=f.epsilon, seed=seed,
+    )  # fmt: skip
+    watched = watch(
+        z, lambda rows: space.project(screen.X[rows]).astype(np.float32), screen.obs, kept, number, watchable,
+        vocabulary.conditions(watchable), len(groups), f.watch_cells, f.watch_conditions, seed,
+    )  # fmt: skip
+    alignment = _alignment(settings, screen, result, auto, z, populations)
+    loadings, origin = (jnp.asarray(each, jnp.float32) for each in (space.components.T, space.mean))
+    task = training.FlowTask(None, populations, auto, alignment, watched, loadings, origin)
+    return task, vocabulary, report | {"without_embedding": lacking}

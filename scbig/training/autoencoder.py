@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,10 +16,11 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from scbig import rng
+from scbig.data.store import Rows
 from scbig.nn.gcae import GCAE, GCAEConfig, ModuleLayout
 from scbig.training.checkpoint import load_params, save_params
 
-__all__ = ["Autoencoder", "decode_all", "encode_all", "load", "new", "save"]
+__all__ = ["Autoencoder", "decode_all", "encode_all", "encode_blocks", "load", "new", "save"]
 
 _BATCH = 512
 
@@ -110,15 +112,23 @@ def _in_batches(function, auto, rows, width):
     out = np.empty((rows.shape[0], width), np.float32)
     for start in range(0, rows.shape[0], _BATCH):
         part = rows[start : start + _BATCH]
-        dense = np.asarray(part.todense() if sp.issparse(part) else part, np.float32)
-        padded = np.zeros((_BATCH, dense.shape[1]), np.float32)
-        padded[: len(dense)] = dense
-        out[start : start + len(dense)] = np.asarray(function(auto, padded))[: len(dense)]
+        dense = np.asarray(part.toarray() if sp.issparse(part) else part, np.float32)
+        if len(dense) < _BATCH:
+            dense = np.concatenate([dense, np.zeros((_BATCH - len(dense), dense.shape[1]), np.float32)])
+        out[start : start + _BATCH] = np.asarray(function(auto, dense))[: len(out) - start]
     return out
 
 
+def encode_blocks(auto: Autoencoder, rows: Rows, size: int = 8 * _BATCH) -> Iterator[Float[np.ndarray, "block latent"]]:
+    """Standardised latents of consecutive blocks of ``size`` cells; only one block is ever in memory."""
+    for block in rows.blocks(size):
+        yield _in_batches(_encode, auto, block, auto.latent_mean.shape[0])
+
+
 def encode_all(auto: Autoencoder, x: Any) -> Float[np.ndarray, "cells latent"]:
-    """Standardised latents of any number of cells, dense or CSR ``[cells, genes]``, in host memory."""
+    """Standardised latents of any number of cells, dense, CSR or rows on disk ``[cells, genes]``, in host memory."""
+    if isinstance(x, Rows):
+        return np.concatenate([np.empty((0, auto.latent_mean.shape[0]), np.float32), *encode_blocks(auto, x)])
     return _in_batches(_encode, auto, x, auto.latent_mean.shape[0])
 
 

@@ -2,24 +2,47 @@
 
 from __future__ import annotations
 
+import shutil
+import time
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
+from scbig import devices
 from scbig.errors import InputError
-from scbig.files import atomic
+from scbig.files import atomic, no_space
 
 __all__ = ["Checkpoints", "load_params", "save_params"]
 
+_DRAIN = 1.0  # seconds in which the threads of a failed save come to their end, so that they write nothing later
+
 
 def _abstract(tree: Any) -> Any:
+    if devices.n_processes() > 1:
+        return jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), tree)
     return jax.tree.map(ocp.utils.to_shape_dtype_struct, tree)
 
 
+def _alone() -> ocp.options.MultiprocessingOptions:
+    """Every process reads by itself, and the first writes by itself: Orbax should wait for none of the others."""
+    if devices.n_processes() == 1:
+        return ocp.options.MultiprocessingOptions()
+    me = jax.process_index()
+    return ocp.options.MultiprocessingOptions(primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"p{me}")
+
+
+def _checkpointer() -> ocp.StandardCheckpointer:
+    return ocp.StandardCheckpointer(multiprocessing_options=_alone())
+
+
 class Checkpoints:
-    """The checkpoints of one training loop: the newest two whole states, with the loop's own record beside each."""
+    """The checkpoints of one training loop: the newest two whole states, with the loop's own record beside each.
+
+    Of several processes the first writes and all read; what they write does not depend on how many they are.
+    """
 
     def __init__(self, folder: Path, keep: int = 2):
         self._folder = Path(folder).resolve()
@@ -27,15 +50,29 @@ class Checkpoints:
         # A step appears under its name only once it is whole, so a killed save is never restored.
         self._manager = ocp.CheckpointManager(
             self._folder,
-            options=ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=False),
+            options=ocp.CheckpointManagerOptions(
+                max_to_keep=keep,
+                create=False,
+                enable_async_checkpointing=False,
+                multiprocessing_options=_alone(),
+            ),
         )
 
     def save(self, step: int, state: Any, record: dict[str, Any]) -> None:
         """Writes the state and a JSON record under the step's number."""
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(state=ocp.args.StandardSave(state), record=ocp.args.JsonSave(record)),
-        )
+        if not devices.is_first():
+            return
+        if devices.n_processes() > 1:
+            state = jax.tree.map(np.asarray, state)
+        args = ocp.args.Composite(state=ocp.args.StandardSave(state), record=ocp.args.JsonSave(record))
+        with no_space(self._folder):
+            try:
+                self._manager.save(step, args=args)
+            except Exception:
+                time.sleep(_DRAIN)
+                for part in self._folder.glob("*.orbax-checkpoint-tmp"):
+                    shutil.rmtree(part, ignore_errors=True)
+                raise
 
     def restore(self, like: Any) -> tuple[Any, dict[str, Any]] | None:
         """The newest state and record, or None where there is no checkpoint yet.
@@ -63,7 +100,9 @@ class Checkpoints:
 
 def save_params(folder: Path, params: Any) -> None:
     """Writes finished parameters, whole or not at all."""
-    with atomic(folder) as temporary, ocp.StandardCheckpointer() as checkpointer:
+    if devices.n_processes() > 1:
+        params = jax.tree.map(np.asarray, params)
+    with atomic(folder) as temporary, _checkpointer() as checkpointer:
         checkpointer.save(Path(temporary).resolve(), params)
 
 
@@ -80,7 +119,7 @@ def load_params(folder: Path, like: Any) -> Any:
     folder = Path(folder).resolve()
     if not folder.is_dir():
         raise InputError(f"no trained parameters in {folder}; run the stage that writes them first")
-    with ocp.StandardCheckpointer() as checkpointer:
+    with _checkpointer() as checkpointer:
         try:
             # Orbax finds out while it reads, and what it was still reading then complains on stderr for each array.
             kept, wanted = checkpointer.metadata(folder).item_metadata, _abstract(like)

@@ -11,9 +11,10 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
-from scbig import flow, losses, rng
+from scbig import devices, flow, losses, rng
+from scbig.errors import InputError
 from scbig.nn.condition import Encoded
 from scbig.nn.velocity import FlowNet
 from scbig.training import loop
@@ -40,14 +41,16 @@ class FlowConfig:
     ema: float = 0.999
     sigma: float = 0.05  # noise on the path
     time: str = "uniform"  # uniform | logit_normal
+    times: int = 4  # different times among a condition's cells in a step; 0: one for each cell
     coupling: str = "sinkhorn"  # independent | sinkhorn | exact | precomputed
     epsilon: float = 0.05  # of the coupling, as a share of the mean cost
     anchor: float = 1.0  # weight of the regression that fits the additive shift
     anchor_steps: int = 500  # updates of that regression alone, on all conditions at once, before the flow starts
     lambda_corr: float = 0.1
     lambda_path: float = 0.1
-    align_conditions: int = 4  # conditions of the batch that enter the alignment losses
+    align_conditions: int = 1  # conditions of the batch that enter the alignment losses
     align_cells: int = 32
+    align_every: int = 2  # steps from one evaluation of the alignment losses to the next
     solver: str = "heun"
     solver_steps: int = 10
     residual: bool = True  # judge cells with what the decoder cannot tell of the control they started from
@@ -64,13 +67,15 @@ class Alignment(NamedTuple):
         target: shrunk module correlation of each group's reconstructed cells, ``[groups, modules, modules]``.
         averaging: module-mean weights, ``[modules, genes]``.
         pathways: row-normalised membership, ``[pathways, genes]``.
-        activity: pathway activity of every cell of ``Populations.z``, ``[cells, pathways]``.
+        activity: pathway activity of training cells, ``[kept, pathways]``.
+        row: which of them stands for each cell of ``Populations.z``, ``[cells]``; None where they are these cells.
     """
 
     target: Float[Array, "groups modules modules"]
     averaging: Float[Array, "modules genes"]
     pathways: Float[Array, "pathways genes"]
-    activity: Float[Array, "cells pathways"]
+    activity: Float[Array, "kept pathways"]
+    row: Int[Array, " cells"] | None = None
 
 
 class FlowTask(NamedTuple):
@@ -86,6 +91,7 @@ class FlowTask(NamedTuple):
         origin: its origin in expression, ``[genes]``.
         displacement: mean displacement of every group from its controls, which the shift is fitted to; set by
             ``train_flow``.
+        left: what the decoder cannot tell of the watched controls, in the evaluation space; set by ``train_flow``.
     """
 
     buffers: Any
@@ -96,6 +102,7 @@ class FlowTask(NamedTuple):
     loadings: Float[Array, "genes dims"]
     origin: Float[Array, " genes"]
     displacement: Float[Array, "groups latent"] | None = None
+    left: Float[Array, "watched cells dims"] | None = None
 
 
 def _alignment_losses(task, config, groups, targets, ẑ1):
@@ -110,7 +117,8 @@ def _alignment_losses(task, config, groups, targets, ẑ1):
         target = align.target[groups[:n]]
         corr = jnp.mean(jax.vmap(losses.cluster_correlation, (0, 0, None))(decoded, target, align.averaging))
     if config.lambda_path:
-        real = align.activity[targets[:n, :m]]
+        cells = targets[:n, :m]
+        real = align.activity[cells if align.row is None else align.row[cells]]
         path = jnp.mean(jax.vmap(losses.pathway_transport, (0, 0, None))(decoded, real, align.pathways))
     return corr, path
 
@@ -121,13 +129,15 @@ def _objective(params, graph, task, config, seed, step):
     batch_key, couple_key, time_key, noise_key, encoder_key, dropout_key = (
         rng.key(seed, f"flow {purpose}", step) for purpose in ("batch", "couple", "time", "noise", "encoder", "dropout")
     )
-    groups, sources, targets = draw(batch_key, task.populations, config.conditions, config.cells, config.coupling)
+    batch = draw(batch_key, task.populations, config.conditions, config.cells, config.coupling)
+    groups, sources, targets = devices.spread(batch)
     z0, z1 = task.populations.z[sources], task.populations.z[targets]
     partners, perplexity = flow.couple(couple_key, z0, z1, config.coupling, config.epsilon)
     targets = jnp.take_along_axis(targets, partners, axis=1)
     z1 = jnp.take_along_axis(z1, partners[..., None], axis=1)
-    t = flow.sample_time(time_key, z0.shape[:2], config.time)
-    z_t, u = flow.interpolate(z0, z1, t[..., None], jax.random.normal(noise_key, z0.shape), config.sigma)
+    t = flow.sample_time(time_key, config.conditions, config.times or config.cells, config.time)
+    each = jnp.tile(t, (1, config.cells // t.shape[1]))[..., None]
+    z_t, u = flow.interpolate(z0, z1, each, jax.random.normal(noise_key, z0.shape), config.sigma)
     condition = network.encode(task.populations.conditions.take(groups), encoder_key)
     v = network.velocity(z_t, t, condition, dropout_key)
     matching = jnp.mean(jnp.square(v - u))
@@ -135,8 +145,14 @@ def _objective(params, graph, task, config, seed, step):
     loss = matching + config.anchor * anchor
     metrics = {"flow": matching, "anchor": anchor, "perplexity": perplexity}
     if config.lambda_corr or config.lambda_path:
-        ẑ1 = flow.endpoint(z_t, t[..., None], v)
-        corr, path = _alignment_losses(task, config, groups, targets, ẑ1)
+        ẑ1 = flow.endpoint(z_t, each, v)
+        corr, path = jax.lax.cond(
+            step % config.align_every == 0,
+            lambda: _alignment_losses(task, config, groups, targets, ẑ1),
+            lambda: (jnp.zeros(()), jnp.zeros(())),
+        )
+        # Its steps stand for those without: the gradient is the same on average.
+        corr, path = config.align_every * corr, config.align_every * path
         loss = loss + config.lambda_corr * corr + config.lambda_path * path
         metrics |= {"corr": corr, "path": path}
     return loss, metrics | {"loss": loss}
@@ -164,7 +180,20 @@ def _settle(params, task, *, graph, config, seed):
 
 
 @partial(jax.jit, static_argnames=("graph", "optimizer", "config", "seed"), donate_argnames="state")
-def _advance(state, task, *, graph, optimizer, config, seed):
+def advance(
+    state: TrainState,
+    task: FlowTask,
+    *,
+    graph: Any,
+    optimizer: optax.GradientTransformation,
+    config: FlowConfig,
+    seed: int,
+) -> tuple[TrainState, dict[str, Array]]:
+    """``config.chunk`` updates in one compiled call, with the metrics' means over them; the state is consumed.
+
+    Batches are drawn, paired, moved and learned from on the device; the host looks at nothing in between.
+    """
+
     def body(carry, _):
         gradient = jax.grad(_objective, has_aux=True)
         gradients, metrics = gradient(carry.params, graph, task, config, seed, carry.step)
@@ -191,6 +220,16 @@ def sample_latents(
     return flow.integrate(velocity, z0, steps, solver)
 
 
+def _project(task, z):
+    """Decoded cells of each group in the evaluation space."""
+    return jax.lax.map(lambda cells: (task.auto.decode(cells) - task.origin[None]) @ task.loadings, z)
+
+
+@jax.jit
+def _left(task):
+    return task.watched.control - _project(task, task.watched.z0)
+
+
 @partial(jax.jit, static_argnames=("graph", "config"))
 def _held_out_distance(params, task, *, graph, config):
     """Distance of sampled to held-out cells as a share of control's, over the watched groups, and agreement of effects."""
@@ -198,12 +237,7 @@ def _held_out_distance(params, task, *, graph, config):
     watched = task.watched
     condition = network.encode(watched.conditions)
     z1 = sample_latents(network, condition, watched.z0, config.solver_steps, config.solver)
-    decoded = jax.lax.map(task.auto.decode, z1)
-    if config.residual:
-        moved = decoded - jax.lax.map(task.auto.decode, watched.z0)
-        predicted = watched.control + moved @ task.loadings
-    else:
-        predicted = (decoded - task.origin[None, None]) @ task.loadings
+    predicted = _project(task, z1) + (task.left if config.residual else 0.0)
     weight = watched.real_weight
     distance = jax.vmap(lambda x, y, w: losses.energy_distance(x, y, None, w))
     ours, controls = (
@@ -240,9 +274,19 @@ def train_flow(
         seed: the run's seed.
         folder: for checkpoints.
         log_folder: the run directory.
+
+    Raises:
+        InputError: where cells cannot share times evenly.
     """
+    if config.times and config.cells % config.times:
+        raise InputError(
+            f"{config.cells} cells of a condition cannot share {config.times} times evenly; give --config.flow.cells a "
+            "multiple of --config.flow.times"
+        )
     graph, params, buffers = nnx.split(network, nnx.Param, ...)
     task = task._replace(buffers=buffers, displacement=jnp.asarray(displacements(task.populations)))
+    if config.residual:
+        task = task._replace(left=_left(task))
     every = -(-config.evaluate_every // config.chunk) * config.chunk
     total = max(1, -(-config.steps // every)) * every
     config = replace(
@@ -255,8 +299,12 @@ def train_flow(
         config.learning_rate, total, min(config.warmup, total // 10), config.schedule, config.clip
     )
 
-    def advance(state):
-        return _advance(state, task, graph=graph, optimizer=optimizer, config=config, seed=seed)
+    devices.check_divides(config.conditions, "batch", "flow.conditions")
+    # The same arrays on every device; each works on its share of a batch's conditions.
+    params, task = devices.replicate((params, task))
+
+    def forward(state):
+        return advance(state, task, graph=graph, optimizer=optimizer, config=config, seed=seed)
 
     def evaluate(params):
         return _held_out_distance(params, task, graph=graph, config=config)
@@ -264,4 +312,4 @@ def train_flow(
     if config.anchor and config.anchor_steps:
         params = _settle(params, task, graph=graph, config=config, seed=seed)
     schedule = loop.LoopConfig(total, config.chunk, every, config.patience, config.checkpoint_every)
-    return loop.run("train", initial_state(params, optimizer), advance, evaluate, schedule, folder, log_folder)
+    return loop.run("train", initial_state(params, optimizer), forward, evaluate, schedule, folder, log_folder)

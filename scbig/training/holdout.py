@@ -28,7 +28,8 @@ def hold_out(
     rng = generator(seed, "hold out")
     kept = np.zeros(len(obs), bool)
     rows = np.flatnonzero(trainable)
-    keys = obs.iloc[rows].groupby(["condition", "context"], observed=True, sort=True).indices
+    columns = ["condition", "context"]
+    keys = obs[columns].iloc[rows].groupby(columns, observed=True, sort=True).indices
     for name in sorted(keys, key=str):
         members = rows[keys[name]]
         if len(members) >= 10:

@@ -6,15 +6,22 @@ import json
 import math
 from pathlib import Path
 
-from scbig.files import atomic
+from scbig import devices
+from scbig.files import atomic, no_space
 
 __all__ = ["MetricsLog", "read_metrics"]
 
 
 class MetricsLog:
-    """Appends metrics of one stage; lines that a killed run wrote past its last checkpoint are dropped on resuming."""
+    """Appends metrics of one stage; lines that a killed run wrote past its last checkpoint are dropped on resuming.
+
+    Of several processes the first alone writes.
+    """
 
     def __init__(self, folder: Path, stage: str, resume_step: int = 0):
+        self._file = self._board = None
+        if not devices.is_first():
+            return
         from tensorboardX import SummaryWriter
 
         self._stage = stage
@@ -28,18 +35,22 @@ class MetricsLog:
 
     def write(self, step: int, metrics: dict[str, float]) -> None:
         """One line: stage, step and the metrics; a number that is not finite is written as null."""
+        if self._file is None:
+            return
         numbers = {name: float(value) for name, value in metrics.items()}
         line = {"stage": self._stage, "step": step}
         line |= {name: value if math.isfinite(value) else None for name, value in numbers.items()}
-        self._file.write(json.dumps(line) + "\n")
-        self._file.flush()
+        with no_space(self._path):
+            self._file.write(json.dumps(line) + "\n")
+            self._file.flush()
         for name, value in numbers.items():
             self._board.add_scalar(name, value, step)
 
     def close(self) -> None:
         """Flushes both."""
-        self._file.close()
-        self._board.close()
+        if self._file is not None:
+            self._file.close()
+            self._board.close()
 
 
 def _lines(path: Path) -> list[dict]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 
+from scbig import devices
 from scbig.console import Progress
 from scbig.errors import InputError
 from scbig.training.checkpoint import Checkpoints
@@ -70,9 +71,9 @@ def run(
     found = checkpoints.restore(state)
     if found is not None:
         state, record = found
-    # Bound to the device from the start: what a step returns is, and an argument that is not bound like the
+    # Bound to the devices from the start: what a step returns is, and an argument that is not bound like the
     # one before it would have the step compiled twice.
-    state = jax.tree.map(lambda leaf: jax.device_put(leaf, leaf.sharding), state)
+    state = devices.replicate(state)
     log = MetricsLog(log_folder, stage, record["step"])
     keep = jax.jit(keep_best, donate_argnums=0)
     evaluations = config.evaluate_every // config.chunk
@@ -88,7 +89,8 @@ def run(
                         jax.block_until_ready(pending[-2]["loss"])
                     progress.advance(config.chunk)
                 _check_finite(stage, pending, record["step"], config.chunk)
-                score, extra = evaluate(state.ema)
+                with devices.exact():
+                    score, extra = evaluate(state.ema)
                 before = float(state.best_score)
                 state = keep(state, score)
                 step, score = record["step"] + config.evaluate_every, float(score)
@@ -103,7 +105,7 @@ def run(
     finally:
         log.close()
         checkpoints.close()
-    return state
+    return devices.local(state)
 
 
 def _check_finite(stage, pending, step, chunk):

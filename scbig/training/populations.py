@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import jax
@@ -67,10 +70,24 @@ class Watched(NamedTuple):
     share: Float[Array, " groups"]
 
 
-def _pools(obs: pd.DataFrame, by_batch: bool) -> np.ndarray:
-    """The name of the control pool that each cell draws from."""
-    context = obs["context"].astype(str)
-    return (context + "\x1f" + obs["batch"].astype(str) if by_batch else context).to_numpy()
+def _pools(obs: pd.DataFrame, by_batch: bool) -> tuple[Int[np.ndarray, " cells"], Callable[[int], str]]:
+    """The number of the control pool that each cell draws from, and the name of a pool."""
+    context, contexts = pd.factorize(obs["context"].astype(str))
+    if not by_batch:
+        return context, lambda pool: contexts[pool]
+    batch, batches = pd.factorize(obs["batch"].astype(str))
+    return context * len(batches) + batch, lambda pool: " / ".join(
+        (contexts[pool // len(batches)], batches[pool % len(batches)])
+    )
+
+
+def _by_number(
+    members: Int[np.ndarray, " members"], number: Int[np.ndarray, " cells"]
+) -> dict[int, Int[np.ndarray, " some"]]:
+    """The members of every number, each in their order."""
+    order = members[np.argsort(number[members], kind="stable")]
+    ends = np.flatnonzero(np.diff(number[order])) + 1
+    return {int(number[part[0]]): part for part in np.split(order, ends) if len(part)}
 
 
 def build(
@@ -89,7 +106,7 @@ def build(
     """Sorts the training cells into groups and finds the control pool of each.
 
     Args:
-        z: latents of all cells.
+        z: latents of all cells; not to be changed afterwards, since a CPU goes on using the same memory.
         obs: their ``condition``, ``context`` and ``batch``.
         train: cells that may be learned from.
         number: the group of every cell, −1 for controls and what is not to be learned.
@@ -106,53 +123,60 @@ def build(
     Raises:
         InputError: where a group has no training cells or no controls.
     """
-    pools = _pools(obs, by_batch)
-    is_control = train & (obs["condition"].astype(str) == CONTROL).to_numpy()
-    controls, begin, size = [], {}, {}
-    for name in pd.unique(pools[is_control]):
-        members = np.flatnonzero(is_control & (pools == name))
-        begin[name], size[name] = sum(map(len, controls)), len(members)
-        controls.append(members)
+    pool, name = _pools(obs, by_batch)
+    controls = np.flatnonzero(train & (obs["condition"] == CONTROL).to_numpy())
     chosen = np.flatnonzero(train & (number >= 0))
     order = chosen[np.argsort(number[chosen], kind="stable")]
     count = np.bincount(number[order], minlength=len(groups))
     if (count == 0).any():
         raise InputError(f"no training cells for {some(groups[i][0] for i in np.flatnonzero(count == 0))}")
-    orphans = sorted({name for name in pools[order] if name not in begin})
+    found = _by_number(controls, pool)
+    orphans = sorted({name(each) for each in np.unique(pool[order]) if each not in found})
     if orphans:
-        where = some(name.replace("\x1f", " / ") for name in orphans)
         raise InputError(
-            f"no training controls in {where}; match on the context alone with --config.flow.match_batch=False"
+            f"no training controls in {some(orphans)}; match on the context alone with --config.flow.match_batch=False"
         )
-    start = np.concatenate([[0], np.cumsum(count)[:-1]])
+    size = np.zeros(pool.max() + 1, np.int64)
+    for each, members in found.items():
+        size[each] = len(members)
+    begin = np.cumsum(size) - size
+    controls = np.concatenate([found[each] for each in sorted(found)])
+    start = np.cumsum(count) - count
     pairs, report = np.zeros((len(order), 1), np.int32), {}
     if coupling == "precomputed":
-        pairs, report = _pair(z, order, pools, begin, size, np.concatenate(controls), start, count, seed, epsilon)
+        pairs, report = _pair(z, order, pool, found, start, count, seed, epsilon)
     return Populations(
-        z=jnp.asarray(z),
+        z=jax.device_put(z),
         targets=jnp.asarray(order, jnp.int32),
         start=jnp.asarray(start, jnp.int32),
         count=jnp.asarray(count, jnp.int32),
-        controls=jnp.asarray(np.concatenate(controls), jnp.int32),
-        pool_start=jnp.asarray([begin[name] for name in pools[order]], jnp.int32),
-        pool_count=jnp.asarray([size[name] for name in pools[order]], jnp.int32),
+        controls=jnp.asarray(controls, jnp.int32),
+        pool_start=jnp.asarray(begin[pool[order]], jnp.int32),
+        pool_count=jnp.asarray(size[pool[order]], jnp.int32),
         pairs=jnp.asarray(pairs),
         conditions=conditions,
     ), report
 
 
-def _pair(z, order, pools, begin, size, controls, start, count, seed, epsilon):
-    """Partners of every target: one entropic plan per group and pool."""
-    draws, found, perplexities = 16, np.empty((len(order), 16), np.int32), []
-    for number, (first, length) in enumerate(zip(start, count, strict=True)):
+def _pair(z, order, pool, controls, start, count, seed, epsilon, draws=16):
+    """Partners of every target: one entropic plan per group and pool, several at once."""
+    partners = np.empty((len(order), draws), np.int32)
+
+    def pair(job):
+        group, members, own = job
+        found, perplexity = flow.precompute(z[own], z[order[members]], seed + group, epsilon, draws)
+        partners[members] = own[found]
+        return perplexity
+
+    jobs = []
+    for group, (first, length) in enumerate(zip(start, count, strict=True)):
         members = np.arange(first, first + length)
-        for name in pd.unique(pools[order[members]]):
-            inside = members[pools[order[members]] == name]
-            pool = controls[begin[name] : begin[name] + size[name]]
-            partners, perplexity = flow.precompute(z[pool], z[order[inside]], seed + number, epsilon, draws)
-            found[inside] = pool[partners]
-            perplexities.append(perplexity)
-    return found, {"coupling_perplexity": float(np.mean(perplexities))}
+        mine = pool[order[members]]
+        jobs += [(group, members[mine == each], controls[each]) for each in pd.unique(mine)]
+    # Every plan has draws of its own, so the order in which they are done does not matter.
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        perplexities = list(threads.map(pair, jobs))
+    return partners, {"coupling_perplexity": float(np.mean(perplexities))}
 
 
 def draw(
@@ -184,7 +208,7 @@ def draw(
 
 def watch(
     z: Float[np.ndarray, "cells latent"],
-    space: Float[np.ndarray, "cells dims"],
+    space: Float[np.ndarray, "cells dims"] | Callable[[Int[np.ndarray, " chosen"]], Float[np.ndarray, "chosen dims"]],
     obs: pd.DataFrame,
     held_out: Bool[np.ndarray, " cells"],
     number: Int[np.ndarray, " cells"],
@@ -199,7 +223,7 @@ def watch(
 
     Args:
         z: latents of all cells.
-        space: all cells in the evaluation space.
+        space: all cells in the evaluation space, or what gives the cells at some places in it.
         obs: their ``condition`` and ``context``.
         held_out: cells that nothing was learned from: those kept back, and those of the validation part.
         number: the group of every cell, −1 for none.
@@ -214,32 +238,39 @@ def watch(
         InputError: where no trained group has held-out cells.
     """
     rng = generator(seed, "watched")
-    context = obs["context"].astype(str).to_numpy()
-    control = held_out & (obs["condition"].astype(str) == CONTROL).to_numpy()
+    pool, name = _pools(obs, by_batch=False)
+    cells = _by_number(np.flatnonzero(held_out & (number >= 0)), number)
+    controls = _by_number(np.flatnonzero(held_out & (obs["condition"] == CONTROL).to_numpy()), pool)
+    controls = {name(each): members for each, members in controls.items()}
+    none = np.empty(0, np.int64)
     chosen: tuple[list[int], list[int]] = ([], [])
     rows, weights, sources = {}, {}, {}
     for place in rng.permutation(len(groups)):
         kind = chosen[int(place >= n_trained)]
-        mine = np.flatnonzero(held_out & (number == place))
-        pool = np.flatnonzero(control & (context == groups[place].context))
+        mine, own = cells.get(int(place), none), controls.get(groups[place].context, none)
         # Two cells are the least that an unbiased distance can be computed from.
-        if len(mine) < 2 or len(pool) < 2 or len(kind) == n_groups:
+        if len(mine) < 2 or len(own) < 2 or len(kind) == n_groups:
             continue
         mine = rng.permutation(mine)[:n_cells]
         kind.append(place)
         rows[place], weights[place] = np.resize(mine, n_cells), np.arange(n_cells) < len(mine)
-        sources[place] = rng.choice(pool, n_cells, replace=len(pool) < n_cells)
+        sources[place] = rng.choice(own, n_cells, replace=len(own) < n_cells)
     if not chosen[0]:
         raise InputError("no training condition has two held-out cells to stop on; raise --config.holdout_fraction")
     order = [*chosen[0], *chosen[1]]
     kinds = [kind for kind in chosen if kind]
     share = np.concatenate([np.full(len(kind), 1.0 / (len(kind) * len(kinds))) for kind in kinds])
     source, row = np.stack([sources[place] for place in order]), np.stack([rows[place] for place in order])
+
+    def at(places):
+        found = space(places.ravel()) if callable(space) else space[places.ravel()]
+        return jnp.asarray(found.reshape(*places.shape, -1))
+
     return Watched(
         z0=jnp.asarray(z[source]),
-        real=jnp.asarray(space[row]),
+        real=at(row),
         real_weight=jnp.asarray(np.stack([weights[place] for place in order]), jnp.float32),
-        control=jnp.asarray(space[source]),
+        control=at(source),
         conditions=conditions.take(jnp.asarray(np.array(order))),
         share=jnp.asarray(share, jnp.float32),
     )
@@ -247,15 +278,15 @@ def watch(
 
 def displacements(populations: Populations) -> Float[np.ndarray, "groups latent"]:
     """Mean latent of every group less that of its controls, each target's own pool weighing by the target."""
-    z = np.asarray(populations.z, np.float64)
+    z = np.asarray(populations.z)
     targets, controls = np.asarray(populations.targets), np.asarray(populations.controls)
     start, count = np.asarray(populations.start), np.asarray(populations.count)
-    first, size = np.asarray(populations.pool_start), np.asarray(populations.pool_count)
-    pools = {
-        (a, n): z[controls[a : a + n]].mean(axis=0) for a, n in set(zip(first.tolist(), size.tolist(), strict=True))
-    }
+    # A pool has at least one control, so no two of them begin at the same place.
+    _, first, pool = np.unique(np.asarray(populations.pool_start), return_index=True, return_inverse=True)
+    ends = zip(np.asarray(populations.pool_start)[first], np.asarray(populations.pool_count)[first], strict=True)
+    means = np.stack([z[controls[a : a + n]].mean(axis=0, dtype=np.float64) for a, n in ends])
     out = np.zeros((len(start), z.shape[1]), np.float32)
     for g, (a, n) in enumerate(zip(start, count, strict=True)):
-        own = [pools[key] for key in zip(first[a : a + n].tolist(), size[a : a + n].tolist(), strict=True)]
-        out[g] = z[targets[a : a + n]].mean(axis=0) - np.mean(own, axis=0)
+        share = np.bincount(pool[a : a + n], minlength=len(means)) / n
+        out[g] = z[targets[a : a + n]].mean(axis=0, dtype=np.float64) - share @ means
     return out

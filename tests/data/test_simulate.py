@@ -404,3 +404,18 @@ def test_saved_folder_reads_back(tmp_path):
 def test_settings_that_cannot_be_are_named(settings, named):
     with pytest.raises(InputError, match=named):
         simulate(replace(SMALL, **settings))
+
+
+def test_cells_in_blocks_are_from_the_same_world():
+    from scbig.data.simulate import SimConfig, in_blocks, simulate
+
+    config = SimConfig(n_cells=900, n_genes=60, n_modules=5, n_singles=6, n_doubles=4, truth_cells=64)
+    whole = simulate(config)
+    priors, blocks = in_blocks(config, 400)
+    blocks = list(blocks)
+    assert [block.n_obs for block in blocks] == [400, 400, 100] and priors.pathways == whole.priors.pathways
+    obs = pd.concat([block.obs for block in blocks])
+    assert list(obs.index) == list(whole.adata.obs_names)
+    assert (obs["condition"] == whole.adata.obs["condition"]).all()
+    means = [np.log1p(np.asarray(x.sum(axis=0)).ravel()) for x in (whole.adata.X, sum(b.X.sum(axis=0) for b in blocks))]
+    assert np.corrcoef(*means)[0, 1] > 0.99

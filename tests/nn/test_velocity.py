@@ -83,6 +83,14 @@ def test_one_time_for_all_cells_is_the_same_as_that_time_for_each():
     )
 
 
+def test_cells_share_times_in_turn():
+    field, (z, t, condition) = make(), draw(n=6)
+    np.testing.assert_allclose(
+        field(z, t[:, :2], condition), field(z, jnp.tile(t[:, :2], (1, 3)), condition), atol=1e-6
+    )
+    assert not np.allclose(field(z, t[:, :2], condition), field(z, jnp.repeat(t[:, :2], 3, axis=1), condition))
+
+
 def test_time_features_are_bounded_and_distinct():
     features = time_features(jnp.linspace(0, 1, 50), 16)
     assert features.shape == (50, 32) and float(jnp.abs(features).max()) <= 1.0

@@ -5,12 +5,17 @@ from dataclasses import replace
 import anndata as ad
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 import pytest
+import scipy.sparse as sp
+from flax import nnx
 
 from scbig import predict, training
 from scbig.data.conditions import CONTROL, genes_of, join
 from scbig.errors import InputError
-from scbig.predict import sampler
+from scbig.predict import reading, residuals, tiles
+from scbig.predict.residuals import Residuals
+from scbig.training.vocabulary import Group
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +80,6 @@ def test_a_context_draws_its_own_controls_and_a_strange_one_is_refused(predictor
         predictor,
         controls=predictor.controls.assign(context=context),
         vocabulary=replace(predictor.vocabulary, contexts=("here", "there")),
-        typical={where: next(iter(predictor.typical.values())) for where in ("here", "there")},
     )
     names = {where: set(two.controls.index[context == where]) for where in ("here", "there")}
     for where in ("here", "there"):
@@ -119,16 +123,67 @@ def test_perturbed_cells_do_not_stay(predictor, labels):
     assert np.abs(cells.obsm["X_latent"] - z0).mean() > 1e-3
 
 
-def test_one_program_serves_any_number_of_conditions(predictor, labels):
+def test_one_program_serves_any_number_of_conditions_and_of_cells(predictor, labels):
     # Singles alone in one block and doubles in another must not have other shapes.
     nine = labels[:6] + labels[-3:]
     assert len({len(genes_of(c)) for c in nine}) == 2
-    sampler._sample.clear_cache()
+    tiles._tile.clear_cache()
+    tiles._encode.clear_cache()
     cells = predictor.sample(nine, 13)
-    assert sampler._sample._cache_size() == 1
-    predictor.sample(nine[::-1][:5], 13)
-    assert sampler._sample._cache_size() == 1
+    for names, n_cells in ((nine[::-1][:5], 13), (nine[:2], 200), (["control"], 1), (nine, 65)):
+        assert predictor.sample(names, n_cells).n_obs == len(names) * n_cells
+    assert tiles._tile._cache_size() == tiles._encode._cache_size() == 1
     assert list(dict.fromkeys(cells.obs["condition"])) == nine and cells.n_obs == 9 * 13
+
+
+@pytest.mark.parametrize("residual", [True, False])
+def test_tiles_give_what_the_whole_gives_at_once(predictor, labels, residual):
+    # 70 cells make three rows of a tile, the last one with six; nine conditions more rows than a tile has.
+    names, n_cells = labels[:6] + labels[-3:], 70
+    plain = with_settings(predictor, residual=residual)
+    cells = plain.sample(names, n_cells)
+    rows = predictor.controls.index.get_indexer(cells.obs["source_cell"]).reshape(len(names), n_cells)
+    network = nnx.merge(predictor.graph, predictor.params)
+    given = predictor.vocabulary.conditions([Group(name, predictor.vocabulary.contexts[0]) for name in names])
+    flow = predictor.settings.flow
+    z1 = training.sample_latents(
+        network, network.encode(given), jnp.asarray(predictor.z0[rows]), flow.solver_steps, flow.solver
+    )
+    x = training.decode_all(predictor.auto, np.asarray(z1).reshape(rows.size, -1)).reshape(*rows.shape, -1)
+    if residual:
+        every = predictor.x0.toarray() - training.decode_all(predictor.auto, predictor.z0)
+        x = x + every[rows] - every[rows].mean(axis=1, keepdims=True) + every[:2000].mean(axis=0)
+    np.testing.assert_allclose(cells.obsm["X_latent"], np.asarray(z1).reshape(rows.size, -1), atol=1e-4)
+    np.testing.assert_allclose(cells.X, np.maximum(x, 0.0).reshape(rows.size, -1), atol=1e-4)
+
+
+def test_each_condition_is_encoded_once_and_each_control_decoded_once(predictor, labels, monkeypatch):
+    fresh, encoded, decoded = replace(predictor), [], []
+    encode, decode = tiles._encode, residuals.decode_all
+    monkeypatch.setattr(tiles, "_encode", lambda *args, **kw: encoded.append(1) or encode(*args, **kw))
+    monkeypatch.setattr(residuals, "decode_all", lambda auto, z: decoded.append(len(z)) or decode(auto, z))
+    for _ in range(2):
+        fresh.sample(labels[:3], 500)
+    assert len(encoded) == 2 and sum(decoded) == len(predictor.controls)
+
+
+def test_the_mean_residual_counts_repeated_cells_as_often_as_they_come(predictor):
+    x = sp.csr_matrix(np.arange(12, dtype=np.float32).reshape(4, 3))
+    known = Residuals(predictor.auto, np.zeros((4, 3), np.float32), x)
+    known.table[:], known._known[:] = x.toarray(), True
+    rows = np.array([0, 3, 3, 1, 3])
+    np.testing.assert_allclose(known.mean(rows), x.toarray()[rows].mean(axis=0), rtol=1e-6)
+
+
+def test_fewer_controls_are_kept_where_there_are_too_many():
+    table = pd.DataFrame({"condition": "control", "part": "train", "context": ["a"] * 90 + ["b"] * 10})
+    kept = reading._controls(table, 20, 0)
+    assert len(kept) == 20 and (np.diff(kept) > 0).all() and (kept >= 90).sum() == 10
+    assert np.array_equal(kept, reading._controls(table, 20, 0))
+    assert not np.array_equal(kept, reading._controls(table, 20, 1))
+    assert np.array_equal(reading._controls(table, 100, 0), np.arange(100))
+    table.loc[[3, 95, 97], "part"] = "test"
+    assert reading._controls(table, 20, 0).tolist() == [3, 95, 97]
 
 
 def test_a_condition_does_not_depend_on_its_company(predictor, labels):

@@ -72,10 +72,10 @@ def network():
 
 
 def test_it_learns_known_shifts_in_one_compilation_each(task, tmp_path):
-    stage._advance.clear_cache()
+    stage.advance.clear_cache()
     stage._held_out_distance.clear_cache()
     state = train_flow(network(), task, SETTINGS, 0, tmp_path / "c", tmp_path)
-    assert stage._advance._cache_size() == 1 and stage._held_out_distance._cache_size() == 1
+    assert stage.advance._cache_size() == 1 and stage._held_out_distance._cache_size() == 1
     graph, _ = nnx.split(network())
     trained = nnx.merge(graph, state.best)
     z0 = 0.5 * jax.random.normal(jax.random.key(1), (3, 400, LATENT))
@@ -90,7 +90,7 @@ def test_killed_and_continued_training_ends_in_the_same_bits(task, tmp_path, mon
 
     settings = replace(SETTINGS, steps=300)
     whole = train_flow(network(), task, settings, 0, tmp_path / "a/c", tmp_path / "a")
-    original, calls = stage._advance, []
+    original, calls = stage.advance, []
 
     def dies(*args, **kwargs):
         calls.append(1)
@@ -99,7 +99,7 @@ def test_killed_and_continued_training_ends_in_the_same_bits(task, tmp_path, mon
         return original(*args, **kwargs)
 
     with monkeypatch.context() as patched:
-        patched.setattr(stage, "_advance", dies)
+        patched.setattr(stage, "advance", dies)
         with pytest.raises(KeyboardInterrupt):
             train_flow(network(), task, settings, 0, tmp_path / "b/c", tmp_path / "b")
     resumed = train_flow(network(), task, settings, 0, tmp_path / "b/c", tmp_path / "b")

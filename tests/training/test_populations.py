@@ -142,3 +142,28 @@ def test_draws_depend_on_the_key_alone(screen):
     )
     one, two = (draw(rng.key(3, "batch", jnp.asarray(7)), populations, 3, 4, "independent") for _ in range(2))
     jax.tree.map(np.testing.assert_array_equal, one, two)
+
+
+def test_plans_made_at_once_are_those_made_one_by_one(screen, monkeypatch):
+    z, obs, train, number, groups, conditions = screen
+    settings = {"by_batch": True, "coupling": "precomputed", "epsilon": 0.05, "seed": 0}
+    several, told = build(z, obs, train, number, groups, conditions, **settings)
+    monkeypatch.setattr("scbig.training.populations.os.cpu_count", lambda: 1)
+    alone, again = build(z, obs, train, number, groups, conditions, **settings)
+    np.testing.assert_array_equal(several.pairs, alone.pairs)
+    assert told == again
+
+
+def test_only_watched_cells_are_projected(screen):
+    z, obs, train, number, groups, conditions = screen
+    held = ~train & (obs["condition"] != "T").to_numpy()
+    asked = []
+
+    def project(rows):
+        asked.append(rows)
+        return z[rows]
+
+    given = (obs, held, number, groups, conditions, len(groups), 8, 3, 0)
+    one, other = watch(z, z, *given), watch(z, project, *given)
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+    assert held[np.concatenate(asked)].all() and sum(map(len, asked)) == 2 * np.prod(one.real_weight.shape)

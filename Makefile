@@ -26,8 +26,17 @@ bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.replogle_effects --shared $(SHARED)
 	$(BIN)/python -m benchmarks.simulated
 	$(BIN)/python -m benchmarks.papalexi --shared $(SHARED)
-	$(BIN)/python -m benchmarks.coupling --run runs/bench_papalexi/0 --name papalexi
-	$(BIN)/python -m benchmarks.coupling --run runs/bench_simulated/0 --name simulated
+	$(BIN)/python -m benchmarks.variants --grid coupling --run runs/bench_papalexi/0 --name papalexi
+	$(BIN)/python -m benchmarks.variants --grid coupling --run runs/bench_simulated/0 --name simulated
+	$(BIN)/python -m benchmarks.variants --grid step --run runs/bench_simulated/0 runs/bench_simulated/1 --name simulated
+	$(BIN)/scbig bench
+	$(BIN)/python -m benchmarks.stream --calls 4 --width 64 --depth 2
+	$(BIN)/python -m benchmarks.startup
+	$(BIN)/python -m benchmarks.sampling --run runs/bench_simulated/0
+	$(BIN)/python -m benchmarks.precision
+	$(BIN)/python -m benchmarks.peers.setup
+	$(BIN)/python -m benchmarks.peers --run runs/bench_papalexi/0 --shared $(SHARED)
+	$(BIN)/python -m benchmarks.scale --sizes
 
 # A stamp per set of packages: installed once, and again when setup.cfg changes.
 $(VENV)/.demo: setup.cfg pyproject.toml

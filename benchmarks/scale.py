@@ -58,10 +58,11 @@ def _children(process):
 
 
 def settings(cells: int, folder: Path) -> list[str]:
-    """The demo's small network, streamed, for as many updates whatever the number of cells."""
+    """A small network, streamed, since memory is the question, for as many updates whatever the number of cells."""
     return [
         f"data.path={folder}/screen/screen.h5ad", f"priors.dir={folder}/screen/priors", *STREAMED,
         f"pretrain.epochs={max(1, round(400 * 256 / (0.8 * cells)))}", "pretrain.patience=0", "flow.steps=400",
+        "gcae.width=32", "gcae.depth=1", "gcae.heads=2",
         "flow.evaluate_every=100", "flow.patience=0",
     ]  # fmt: skip
 

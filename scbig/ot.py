@@ -22,7 +22,6 @@ __all__ = [
     "perplexity",
     "plan",
     "relative_epsilon",
-    "sample_pairs",
     "sinkhorn",
     "sinkhorn_batch",
     "squared_distances",
@@ -239,24 +238,10 @@ def match(key: jax.Array, plan: Float[AnyArray, "n m"]) -> Int[Array, " n"]:
         key: a JAX key.
         plan: non-negative, ``[n, m]``.
     """
-    return jax.random.categorical(key, jnp.log(jnp.asarray(plan)), axis=1).astype(jnp.int32)
-
-
-def sample_pairs(
-    key: jax.Array, plan: Float[AnyArray, "n m"], n_pairs: int
-) -> tuple[Int[Array, " pairs"], Int[Array, " pairs"]]:
-    """Draws pairs (row, column) from the plan taken as a joint distribution, with replacement.
-
-    Args:
-        key: a JAX key.
-        plan: non-negative, ``[n, m]``.
-        n_pairs: how many.
-    """
-    plan = jnp.asarray(plan)
-    key_row, key_column = jax.random.split(key)
-    # A row first, then a column in it: categorical over n·m outcomes would need n_pairs · n · m numbers.
-    rows = jax.random.categorical(key_row, jnp.log(jnp.sum(plan, axis=1)), shape=(n_pairs,)).astype(jnp.int32)
-    return rows, match(key_column, plan[rows])
+    # By the inverse of the cumulated row: one random number for a row, where a categorical draw takes one for an entry.
+    cumulated = jnp.cumsum(jnp.asarray(plan), axis=1)
+    drawn = jax.random.uniform(key, (cumulated.shape[0], 1), cumulated.dtype) * cumulated[:, -1:]
+    return jnp.argmax(cumulated > drawn, axis=1).astype(jnp.int32)
 
 
 def _dual(cost, f, g, epsilon, log_a, log_b):

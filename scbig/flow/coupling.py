@@ -14,6 +14,7 @@ __all__ = ["COUPLINGS", "couple", "precompute"]
 
 COUPLINGS = ("independent", "sinkhorn", "exact", "precomputed")
 _ITERATIONS = 50
+_PADDED = 128  # cells to whose multiples populations are filled up
 
 
 def couple(
@@ -80,11 +81,24 @@ def precompute(
     """
     rng = generator(seed, "precomputed coupling")
     pool = np.arange(len(z0)) if len(z0) <= most else np.sort(rng.choice(len(z0), most, replace=False))
-    cost = ot.squared_distances(jnp.asarray(z1), jnp.asarray(z0[pool]))
-    scale = epsilon * jnp.mean(cost)
-    plan = ot.plan(cost, ot.sinkhorn(cost, scale, iterations=200), scale)
-    perplexity = float(ot.perplexity(plan))
-    rows = np.cumsum(np.asarray(plan, np.float64), axis=1)
+    plan, perplexity = _plan(*_padded(z1), *_padded(z0[pool]), epsilon)
+    rows = np.cumsum(np.asarray(plan, np.float64)[: len(z1), : len(pool)], axis=1)
     rows /= rows[:, -1:]
     drawn = np.stack([np.searchsorted(row, rng.random(draws), side="right") for row in rows])
-    return pool[np.minimum(drawn, len(pool) - 1)].astype(np.int32), perplexity
+    return pool[np.minimum(drawn, len(pool) - 1)].astype(np.int32), float(perplexity)
+
+
+def _padded(z):
+    """Cells filled up with cells of no weight, so that conditions of nearly any size share one program, and weights."""
+    size = -(-len(z) // _PADDED) * _PADDED
+    weight = np.zeros(size, np.float32)
+    weight[: len(z)] = 1.0 / len(z)
+    return np.concatenate([z, np.broadcast_to(z[:1], (size - len(z), z.shape[1]))]), weight
+
+
+@jax.jit
+def _plan(z1, a, z0, b, epsilon):
+    cost = ot.squared_distances(z1, z0)
+    scale = epsilon * (a @ cost @ b)
+    plan = ot.plan(cost, ot.sinkhorn(cost, scale, a, b, iterations=200), scale, a, b)
+    return plan, ot.perplexity(plan)

@@ -29,7 +29,7 @@ __all__ = ["pretrain", "train"]
 
 _BLOCK = 4096  # cells read at once
 _SPACE_CELLS = 50_000  # training cells that the space to stop in is fitted on
-_CORRELATED = 2048  # cells of a group that its target correlation is taken from
+_CORRELATED = 512  # cells of a group that its target correlation is taken from
 _MOST_ACTIVE, _FEWEST_ACTIVE = 512, 32  # cells of a group whose pathway activities are kept
 _ACTIVITIES = 1 << 26  # activities kept in all, unless that leaves a group fewer cells than the fewest
 

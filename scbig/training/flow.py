@@ -105,22 +105,38 @@ class FlowTask(NamedTuple):
     left: Float[Array, "watched cells dims"] | None = None
 
 
-def _alignment_losses(task, config, groups, targets, ẑ1):
-    """Both alignment terms on the first conditions and cells of the batch."""
-    n, m = config.align_conditions, config.align_cells
-    endpoints = ẑ1[:n, :m]
-    decoded = task.auto.decode(endpoints.reshape(-1, endpoints.shape[-1]))
-    decoded = decoded.reshape(*endpoints.shape[:2], -1)
+def _alignment_losses(endpoints, task, config, groups, targets):
+    """Both alignment terms of some cells of each of some groups, weighted and added up; and each alone."""
+    n, m = endpoints.shape[:2]
+    decoded = task.auto.decode(endpoints.reshape(n * m, -1)).reshape(n, m, -1)
     align = task.alignment
     corr = path = jnp.zeros(())
     if config.lambda_corr:
-        target = align.target[groups[:n]]
+        target = align.target[groups]
         corr = jnp.mean(jax.vmap(losses.cluster_correlation, (0, 0, None))(decoded, target, align.averaging))
     if config.lambda_path:
-        cells = targets[:n, :m]
-        real = align.activity[cells if align.row is None else align.row[cells]]
+        real = align.activity[targets if align.row is None else align.row[targets]]
         path = jnp.mean(jax.vmap(losses.pathway_transport, (0, 0, None))(decoded, real, align.pathways))
-    return corr, path
+    return config.lambda_corr * corr + config.lambda_path * path, (corr, path)
+
+
+def _aligned(ẑ1, task, config, groups, targets, step):
+    """The alignment part of the objective, on the first conditions and cells of the batch in every so many steps."""
+    n, m = config.align_conditions, config.align_cells
+    endpoints, every = ẑ1[:n, :m], config.align_every
+
+    def evaluate(endpoints):
+        return jax.value_and_grad(_alignment_losses, has_aux=True)(endpoints, task, config, groups[:n], targets[:n, :m])
+
+    def skip(endpoints):
+        return (jnp.zeros(()), (jnp.zeros(()), jnp.zeros(()))), jnp.zeros_like(endpoints)
+
+    # The gradient is taken inside: through the condition, steps without it would fill the decoder's activations with
+    # zeros. The steps with it stand for those without: the objective is the same on average.
+    fixed = jax.lax.stop_gradient(endpoints)
+    (value, parts), slope = jax.lax.cond(step % every == 0, evaluate, skip, fixed)
+    corr, path = (every * part for part in parts)
+    return every * (value + jnp.sum(slope * (endpoints - fixed))), {"corr": corr, "path": path}
 
 
 def _objective(params, graph, task, config, seed, step):
@@ -145,16 +161,8 @@ def _objective(params, graph, task, config, seed, step):
     loss = matching + config.anchor * anchor
     metrics = {"flow": matching, "anchor": anchor, "perplexity": perplexity}
     if config.lambda_corr or config.lambda_path:
-        ẑ1 = flow.endpoint(z_t, each, v)
-        corr, path = jax.lax.cond(
-            step % config.align_every == 0,
-            lambda: _alignment_losses(task, config, groups, targets, ẑ1),
-            lambda: (jnp.zeros(()), jnp.zeros(())),
-        )
-        # Its steps stand for those without: the gradient is the same on average.
-        corr, path = config.align_every * corr, config.align_every * path
-        loss = loss + config.lambda_corr * corr + config.lambda_path * path
-        metrics |= {"corr": corr, "path": path}
+        aligned, parts = _aligned(flow.endpoint(z_t, each, v), task, config, groups, targets, step)
+        loss, metrics = loss + aligned, metrics | parts
     return loss, metrics | {"loss": loss}
 
 

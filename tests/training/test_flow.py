@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from flax import nnx
 
+from scbig.errors import InputError
 from scbig.nn import ConditionEncoderConfig, FlowNet, FlowNetConfig, GCAEConfig, ModuleLayout
 from scbig.training import autoencoder
 from scbig.training import flow as stage
@@ -119,10 +120,10 @@ def test_both_alignment_terms_reach_the_gradient_of_every_step(task, coupling):
     # From rest the endpoint does not depend on anything, so move first.
     params = jax.tree.map(lambda p: p + 0.05, params)
 
-    def gradient(corr, path):
-        settings = replace(SETTINGS, coupling=coupling, lambda_corr=corr, lambda_path=path)
+    def gradient(corr, path, every=1, step=4):
+        settings = replace(SETTINGS, coupling=coupling, lambda_corr=corr, lambda_path=path, align_every=every)
         grads, metrics = jax.jit(
-            lambda p: jax.grad(stage._objective, has_aux=True)(p, graph, task, settings, 0, jnp.asarray(3))
+            lambda p: jax.grad(stage._objective, has_aux=True)(p, graph, task, settings, 0, jnp.asarray(step))
         )(params)
         return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(grads)]), metrics
 
@@ -137,3 +138,18 @@ def test_both_alignment_terms_reach_the_gradient_of_every_step(task, coupling):
             metrics["flow"] + metrics["anchor"] + corr * metrics["corr"] + path * metrics["path"],
             rtol=1e-5,
         )
+        # In every second step with twice the weight, and not at all in the one between.
+        rare, metrics_of_two = gradient(corr, path, every=2)
+        np.testing.assert_allclose(rare - plain, 2.0 * (aligned - plain), atol=1e-5)
+        np.testing.assert_allclose(metrics_of_two["corr"], 2.0 * metrics["corr"], rtol=1e-5)
+        between, metrics = gradient(corr, path, every=2, step=5)
+        np.testing.assert_allclose(between, gradient(0.0, 0.0, step=5)[0], atol=1e-6)
+        assert metrics["corr"] == metrics["path"] == 0.0
+
+
+def test_times_that_do_not_divide_the_cells_are_refused(task, tmp_path):
+    from dataclasses import replace
+
+    with pytest.raises(InputError, match="32 cells of a condition cannot share 5 times"):
+        train_flow(network(), task, replace(SETTINGS, times=5), 0, tmp_path / "c", tmp_path)
+    assert not (tmp_path / "c").exists()

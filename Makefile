@@ -28,7 +28,7 @@ bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.papalexi --shared $(SHARED)
 	$(BIN)/python -m benchmarks.variants --grid coupling --run runs/bench_papalexi/0 --name papalexi
 	$(BIN)/python -m benchmarks.variants --grid coupling --run runs/bench_simulated/0 --name simulated
-	$(BIN)/python -m benchmarks.variants --grid step --run runs/bench_simulated/0 runs/bench_simulated/1 --name simulated
+	$(BIN)/python -m benchmarks.variants --grid step --run runs/bench_simulated/0 runs/bench_simulated/1 runs/bench_simulated/2 --name simulated
 	$(BIN)/scbig bench
 	$(BIN)/python -m benchmarks.stream --calls 4 --width 64 --depth 2
 	$(BIN)/python -m benchmarks.startup

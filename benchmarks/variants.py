@@ -26,9 +26,8 @@ GRIDS: dict[str, dict[str, list[str]]] = {
     # What a step leaves out to be quicker.
     "step": {
         "default": ["flow.align_conditions=1", "flow.align_every=2"],
-        "four conditions aligned, in every step": ["flow.align_conditions=4", "flow.align_every=1"],
+        "two conditions aligned, in every step": ["flow.align_conditions=2", "flow.align_every=1"],
         "a time for each cell": ["flow.align_conditions=1", "flow.align_every=2", "flow.times=0"],
-        "no alignment": ["flow.lambda_corr=0.0", "flow.lambda_path=0.0"],
     },
 }  # fmt: skip
 SCORES = ("pearson_delta", "e_distance_share", "coexpression_error", "variance_ratio")

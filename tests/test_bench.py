@@ -30,7 +30,7 @@ def report(tiny_settings):
     programs = (gcae.advance, flow.advance, bench._network_only)
     for each in programs:
         each.clear_cache()
-    found = bench.bench(tiny_settings(), SMALL)
+    found = bench.bench(tiny_settings(), SMALL, seconds=0.2)
     # With and without alignment; a program compiled again would have been timed.
     assert [each._cache_size() for each in programs] == [1, 2, 1]
     return found
@@ -55,7 +55,7 @@ def test_the_table_names_what_was_measured(report, capsys):
 def test_a_prepared_run_gives_its_own_size(tiny_run, tiny_settings, tmp_path):
     for file in ("prepared.h5ad", "split.csv", "config.json", "provenance.json"):
         shutil.copy(tiny_run / file, tmp_path / file)
-    found = bench.bench(tiny_settings(), bench.Sizes(), Run(tmp_path), quick=True)
+    found = bench.bench(tiny_settings(), bench.Sizes(), Run(tmp_path), quick=True, seconds=0.2)
     sound(found)
     assert (found["sizes"]["cells"], found["sizes"]["genes"], found["sizes"]["conditions"]) == (800, 60, 16)
     assert 0 < found["sizes"]["train_cells"] < 800 and found["alignment_overhead"] is None

@@ -63,7 +63,12 @@ class Sizes:
 
 
 def bench(
-    settings: ConfigDict, sizes: Sizes, run: Run | None = None, quick: bool = False, operations: bool = False
+    settings: ConfigDict,
+    sizes: Sizes,
+    run: Run | None = None,
+    quick: bool = False,
+    operations: bool = False,
+    seconds: float = 6.0,
 ) -> dict[str, Any]:
     """Times of steps, rates in cells per second, memory, and how long a run would take at the most.
 
@@ -72,12 +77,13 @@ def bench(
         sizes: of the screen; of the prepared one where ``run`` is given.
         run: a prepared run whose cells are used; cells at random otherwise.
         quick: fewer repetitions, and the alignment losses are left out.
+        seconds: for each figure, at least; 1 at the most with ``quick``.
         operations: also the floating-point operations and the bytes of a step of stage 2, as the compiler counts them.
 
     Raises:
         InputError: where the run is not prepared.
     """
-    seconds = 1.0 if quick else 6.0
+    seconds = min(seconds, 1.0) if quick else seconds
     with _screen(settings, sizes, run) as (rows, sizes):
         loader = feed.loader_rate(rows, batch=settings.pretrain.batch, seconds=seconds / 2, seed=settings.seed)
         most = max(settings.pretrain.batch, _DENSE // (4 * sizes.genes))

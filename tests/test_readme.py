@@ -52,7 +52,8 @@ def check_scbig(words):
 
 def check_script(module, words):
     """A script of the tree that mentions every option it is called with."""
-    text = (ROOT / (module.replace(".", "/") + ".py")).read_text()
+    place = ROOT / module.replace(".", "/")
+    text = (place / "__main__.py" if place.is_dir() else place.with_suffix(".py")).read_text()
     assert all(f'"{word}"' in text for word in words if word.startswith("--")), (module, words)
 
 

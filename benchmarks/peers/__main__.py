@@ -43,8 +43,8 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=10, help="of GEARS")
     parser.add_argument("--most", type=int, default=0, help="cells of a condition that GEARS trains on; 0: all")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of our training")
-    for part, title in _PARTS.items():
-        parser.add_argument(f"--{part}", action="store_true", help=title)
+    for part in ("--speed", "--quality", "--sampling", "--gears"):
+        parser.add_argument(part, action="store_true", help=_PARTS[part.removeprefix("--")])
     given = parser.parse_args()
     parts = [part for part in _PARTS if getattr(given, part)] or list(_PARTS)
     for peer in {"gears" if part == "gears" else "cellflow" for part in parts}:

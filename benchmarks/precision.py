@@ -21,7 +21,7 @@ import numpy as np
 
 from benchmarks.common import write
 from benchmarks.simulated import against_truth
-from scbig import config, devices, evaluation, stages
+from scbig import config, evaluation, programs, stages
 from scbig.data.simulate import SimConfig, save, simulate
 from scbig.run import Run
 
@@ -48,14 +48,14 @@ def emulate() -> None:
         return mlir.lower_fun(both, multiple_results=False)(ctx, x, y)
 
     mlir.register_lowering(product, rounded, platform="cpu")
-    devices.multiplies_in_bfloat16 = lambda: True
+    programs.multiplies_in_bfloat16 = lambda: True
 
 
 def rounds() -> float:
-    """Largest error of a product within ``devices.precision("bfloat16")``, as a share of the exact one's scale."""
+    """Largest error of a product within ``programs.precision("bfloat16")``, as a share of the exact one's scale."""
     rng = np.random.default_rng(0)
     x, y = (rng.normal(size=(64, 256)).astype(np.float32) for _ in range(2))
-    with devices.precision("bfloat16"):
+    with programs.precision("bfloat16"):
         found = np.asarray(jax.jit(lambda a, b: a @ b.T)(x, y))
     exact = x.astype(np.float64) @ y.T.astype(np.float64)
     return float(np.abs(found - exact).max() / exact.std())
@@ -63,7 +63,7 @@ def rounds() -> float:
 
 def one(folder: Path, precision: str) -> None:
     """Trains, samples and scores a prepared run in one precision; a process of its own."""
-    if precision == "bfloat16" and not devices.multiplies_in_bfloat16():
+    if precision == "bfloat16" and not programs.multiplies_in_bfloat16():
         # What was compiled for float32 must not be taken for it.
         jax.config.update("jax_enable_compilation_cache", False)
         emulate()
@@ -125,7 +125,9 @@ def main() -> None:
         spread = f"{a.std(ddof=1):.4f}" if len(a) > 1 else ""
         rows.append([name, f"{a.mean():.4f}", f"{b.mean():.4f}", f"{(b - a).mean():+.4f}", spread])
     device = jax.devices()[0]
-    how = "as the device does it" if devices.multiplies_in_bfloat16() else "emulated: operands rounded, sums in float32"
+    how = (
+        "as the device does it" if programs.multiplies_in_bfloat16() else "emulated: operands rounded, sums in float32"
+    )
     notes = [
         f"Device: {device.device_kind}; bfloat16 is {how}. Means over {given.seeds} simulated screens, the same seeds in "
         "both precisions; the spread is the standard deviation of float32 over seeds. Lower is better for errors and "

@@ -1,4 +1,4 @@
-"""What JAX runs on: devices and processes, the precision of products, and where compiled programs are kept.
+"""What JAX runs on: devices and processes.
 
 Training is data-parallel: state and data are on every device, batches are spread over the devices along their first
 axis, and XLA adds up what they contribute. Random draws do not depend on how a batch is spread, so many devices give the
@@ -9,18 +9,14 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import hashlib
 import json
 import os
-import platform
 import socket
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TypeVar
 
 import jax
@@ -31,17 +27,14 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from scbig.errors import InputError
 
 __all__ = [
-    "check_divides", "choose", "connect", "count", "exact", "is_first", "keep_compiled", "local", "mesh",
-    "multiplies_in_bfloat16", "n_processes", "on_first", "precision", "replicate", "resolve_precision", "spread",
+    "check_divides", "choose", "connect", "count", "is_first", "local", "mesh",
+    "n_processes", "on_first", "replicate", "spread",
     "together",
 ]  # fmt: skip
 
 T = TypeVar("T")
 
 _PLATFORMS = {"cpu": ("cpu",), "gpu": ("gpu", "cuda", "rocm"), "tpu": ("tpu",)}
-_BFLOAT16 = "BF16_BF16_F32"  # operands rounded to bfloat16, sums in float32, results float32
-_PRECISIONS = ("auto", "float32", "bfloat16")
-_KEPT_SECONDS = 0.5  # programs that compile faster are not worth a file
 _PATIENCE = 120  # seconds in which the processes must find one another
 _HEARTBEAT = 30  # seconds after which a silent process counts as dead
 _FAILED = "scbig/failed"
@@ -329,114 +322,3 @@ def _lost(problem: BaseException) -> bool:
     signs = ("gloo", "connection closed", "connection reset", "coordination", "unavailable:", "nccl")
     text = str(problem).lower()
     return _Chosen.processes > 1 and isinstance(problem, jax.errors.JaxRuntimeError) and any(s in text for s in signs)
-
-
-# -------------------------------------------------------------------------------------------------- precision
-
-
-def multiplies_in_bfloat16() -> bool:
-    """Whether this device rounds the operands of a product to bfloat16 when asked to; CPUs go on in float32."""
-    # Told from 1 by float32 and by the ten bits that GPUs use by default, not by bfloat16.
-    x = np.full((16, 16), 1.0 + 2.0**-9, np.float32)
-    try:
-        product = jax.jit(lambda a, b: jnp.matmul(a, b, precision=_BFLOAT16))(x, x)
-        return bool(np.all(np.asarray(product) == 16.0))
-    except (jax.errors.JaxRuntimeError, NotImplementedError, ValueError):
-        return False
-
-
-def resolve_precision(wanted: str) -> str:
-    """``float32`` or ``bfloat16``, from a setting that may also be ``auto``.
-
-    Raises:
-        InputError: for another word, or for bfloat16 on a device that does not do it.
-    """
-    if wanted not in _PRECISIONS:
-        raise InputError(f"--config.precision={wanted}: there are {', '.join(_PRECISIONS)}")
-    on_cpu = jax.devices()[0].platform == "cpu"
-    if wanted == "float32" or (wanted == "auto" and on_cpu):
-        return "float32"
-    if multiplies_in_bfloat16():
-        return "bfloat16"
-    if wanted == "bfloat16":
-        raise InputError(
-            f"--config.precision=bfloat16: this {jax.devices()[0].device_kind} would multiply in float32 all the same; "
-            "drop it, or run on a GPU that multiplies in bfloat16"
-        )
-    return "float32"
-
-
-@contextmanager
-def precision(wanted: str) -> Iterator[str]:
-    """Products within the block are of this precision unless they ask for another; yields what ``auto`` came to.
-
-    ``bfloat16`` rounds the operands of products; sums, parameters and activations are float32 as ever.
-    """
-    found = resolve_precision(wanted)
-    on_cpu = jax.devices()[0].platform == "cpu"
-    # Unasked, GPUs multiply float32 in fewer bits. On a CPU every choice is the same, so the program stays the same too.
-    asked = _BFLOAT16 if found == "bfloat16" else None if on_cpu else "highest"
-    with jax.default_matmul_precision(asked) if asked else _nothing():
-        yield found
-
-
-@contextmanager
-def exact() -> Iterator[None]:
-    """Products within the block are float32 within :func:`precision` too: what decides should not be rounded."""
-    with jax.default_matmul_precision("highest") if jax.config.jax_default_matmul_precision else _nothing():
-        yield
-
-
-@contextmanager
-def _nothing() -> Iterator[None]:
-    yield
-
-
-# ------------------------------------------------------------------------------------------- compiled programs
-
-
-def keep_compiled(folder: str = "") -> str:
-    """Has compiled programs kept on disk, so that the next process does not compile them again.
-
-    Args:
-        folder: where; empty: the folder in ``JAX_COMPILATION_CACHE_DIR``, else one in the user's cache; ``none``: nowhere.
-
-    Returns:
-        A line for the user where they cannot be kept, else the empty string.
-    """
-    if folder == "none":
-        jax.config.update("jax_compilation_cache_dir", None)
-        return ""
-    if not folder and jax.config.jax_compilation_cache_dir:
-        return ""
-    chosen = Path(folder) if folder else _user_cache() / "scbig" / "compiled"
-    chosen = chosen / _machine()
-    try:
-        chosen.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=chosen):
-            pass
-    except OSError as problem:
-        return (
-            f"compiled programs are not kept: {chosen} cannot be written ({problem.strerror}); "
-            "name a folder in JAX_COMPILATION_CACHE_DIR"
-        )
-    jax.config.update("jax_compilation_cache_dir", str(chosen))
-    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", _KEPT_SECONDS)
-    return ""
-
-
-def _user_cache() -> Path:
-    given = os.environ.get("XDG_CACHE_HOME", "")
-    return Path(given) if given else Path(os.path.expanduser("~"), ".cache")
-
-
-def _machine() -> str:
-    """A name for what compiled programs depend on: they may use instructions that another CPU lacks."""
-    about = [platform.system(), platform.machine(), jax.__version__]
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        lines = [platform.processor()]
-    about += sorted({line for line in lines if line.split(":")[0].strip() in ("model name", "flags", "Features")})
-    return f"jax-{jax.__version__}-{hashlib.sha256(chr(10).join(about).encode()).hexdigest()[:12]}"

@@ -1,6 +1,7 @@
 """Fixtures shared by all tests."""
 
 import atexit
+import json
 import os
 import shutil
 import subprocess
@@ -151,3 +152,18 @@ def dask_process(shell_environment, tmp_path_factory) -> Iterator[Callable]:
 def dask_scheduler(dask_process) -> str:
     """The address of a Dask scheduler in another process, with one worker."""
     return dask_process()[1]
+
+
+@pytest.fixture
+def python(shell_environment):
+    """Runs Python code in a process of its own with more in its environment; returns its last line, read as JSON."""
+
+    def run(code, *arguments, **more):
+        command = [sys.executable, "-c", code, *map(str, arguments)]
+        done = subprocess.run(
+            command, capture_output=True, text=True, env=shell_environment | more, timeout=300, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout.splitlines()[-1])
+
+    return run

@@ -181,15 +181,6 @@ class Store:
         """Symbols of the genes."""
         return self.var.index
 
-    def rows(self, start: int, stop: int) -> sp.csr_matrix:
-        """Log-expression of consecutive cells."""
-        return self.X[start:stop]
-
-    def blocks(self, size: int) -> Iterator[tuple[int, sp.csr_matrix]]:
-        """The first cell's number and the rows of consecutive blocks of ``size`` cells."""
-        for number, block in enumerate(self.X.blocks(size)):
-            yield number * size, block
-
 
 @contextmanager
 def open_store(path: str | os.PathLike) -> Iterator[Store]:

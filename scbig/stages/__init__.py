@@ -11,7 +11,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from scbig import config as configuration
-from scbig import devices
+from scbig import devices, programs
 from scbig.console import say
 from scbig.errors import InputError
 from scbig.files import digest
@@ -78,7 +78,7 @@ def _execute_one(run: Run, settings: ConfigDict, name: str, force: bool) -> None
     inputs = devices.on_first(inputs_if_new)
     if inputs is None:
         return
-    precision = devices.precision(settings.precision) if training else nullcontext("")
+    precision = programs.precision(settings.precision) if training else nullcontext("")
 
     def recorded() -> None:
         with precision as found, run.stage(stage, chosen, inputs, configuration.as_json(settings)) as remarks:
@@ -120,7 +120,7 @@ def announce_device(wanted: str, number: int = 0, compiled: str = "") -> None:
         number: how many devices training is spread over; 0: all.
         compiled: where compiled programs are kept, as ``settings.compiled``.
     """
-    not_kept = devices.keep_compiled(compiled)
+    not_kept = programs.keep_compiled(compiled)
     say(devices.choose(wanted, number))
     if not_kept:
         say(not_kept)

@@ -20,7 +20,7 @@ import scipy.sparse as sp
 from flax import nnx
 from ml_collections import ConfigDict
 
-from scbig import devices, predict, rng, training
+from scbig import devices, predict, programs, rng, training
 from scbig.console import say
 from scbig.data.conditions import CONTROL
 from scbig.data.splits import Split
@@ -90,7 +90,7 @@ def bench(
         cells = rows[: min(most, len(rows))]
     auto = _autoencoder(settings, sizes)
     report: dict[str, Any] = {"loader_cells_per_s": loader}
-    with devices.precision(settings.precision) as found:
+    with programs.precision(settings.precision) as found:
         report |= {"precision": found}
         report |= _stage_1(settings, auto, cells, seconds, quick)
         report |= _stage_2(settings, sizes, auto, seconds, quick, operations)

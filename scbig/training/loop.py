@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 
-from scbig import devices
+from scbig import devices, programs
 from scbig.console import Progress
 from scbig.errors import InputError
 from scbig.training.checkpoint import Checkpoints
@@ -89,7 +89,7 @@ def run(
                         jax.block_until_ready(pending[-2]["loss"])
                     progress.advance(config.chunk)
                 _check_finite(stage, pending, record["step"], config.chunk)
-                with devices.exact():
+                with programs.exact():
                     score, extra = evaluate(state.ema)
                 before = float(state.best_score)
                 state = keep(state, score)

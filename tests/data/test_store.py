@@ -83,8 +83,8 @@ def test_rows_are_those_of_the_matrix(kind, screen, request):
         check(store.X)
         pd.testing.assert_frame_equal(store.obs.set_axis(store.names()), screen.obs)
         assert list(store.var_names) == list(screen.var_names) and store.uns == {"scbig": {"split": "s"}}
-        assert [start for start, _ in store.blocks(128)] == [0, 128, 256]
-        same(store.rows(4, 9), x[4:9])
+        assert [block.shape[0] for block in store.X.blocks(128)] == [128, 128, CELLS - 256]
+        same(store.X[4:9], x[4:9])
 
 
 def test_nothing_is_read_before_it_is_asked_for_and_then_only_that(h5ad, screen, monkeypatch):
@@ -101,7 +101,7 @@ def test_nothing_is_read_before_it_is_asked_for_and_then_only_that(h5ad, screen,
     monkeypatch.setattr(h5py.Dataset, "__getitem__", counted)
     with open_store(h5ad) as store:
         assert read == []
-        for _ in store.blocks(50):
+        for _ in store.X.blocks(50):
             assert len(read) == 1
             name, size = read.pop()
             assert name == "/X/data" and size < 0.25 * screen.X.nnz
@@ -141,7 +141,7 @@ def test_damage_inside_the_file_is_told(harm, h5ad, tmp_path):
             file.write(b"\xff" * 512)
     says = {"dense": "stored as csc_matrix", "twice": "stands twice", "indptr": "do not fit together"}
     with pytest.raises(InputError, match=says.get(harm, "truncated or damaged")) as told, open_store(path) as store:
-        for _ in store.blocks(100):
+        for _ in store.X.blocks(100):
             pass
     assert "harmed.h5ad" in str(told.value) and "\n" not in str(told.value)
 
@@ -158,7 +158,7 @@ def test_a_truncated_shard_is_refused(sharded):
     shard = sharded / "X/data/c/1"
     shard.write_bytes(shard.read_bytes()[:-40])
     with pytest.raises(InputError, match=r"prepared\.zarr is truncated or damaged"), open_store(sharded) as store:
-        store.rows(0, CELLS)
+        store.X[0:CELLS]
 
 
 def test_latents_in_blocks_are_an_anndata(tmp_path, monkeypatch):

@@ -58,7 +58,7 @@ def _one_batch(state, cells, auto, *, optimizer, config, chunk):
     """The floor: the same updates on one batch that is there already."""
 
     def body(carry, _):
-        return gcae._update(carry, cells - auto.gene_mean[None], auto, optimizer, config, 0)
+        return gcae._update(carry, cells - auto.gene_mean[None], None, auto, optimizer, config, 0)
 
     state, metrics = jax.lax.scan(body, state, length=chunk)
     return state, jax.tree.map(jnp.mean, metrics)
@@ -72,7 +72,7 @@ def _modes(rows: Rows, auto, optimizer, config, chunk, supply):
     return {
         "one resident batch": lambda state: _one_batch(state, batch, auto, chunk=chunk, **fixed),
         "device": lambda state: gcae.advance(state, on_device, places, auto, seed=0, chunk=chunk, **fixed),
-        "stream": lambda state: gcae.advance_streamed(state, next(supply), auto, seed=0, **fixed),
+        "stream": lambda state: gcae.advance_streamed(state, next(supply)[0], auto, seed=0, **fixed),
     }
 
 

@@ -40,7 +40,8 @@ def measure(source: Path, name: str, changes: list[str], runs: Path) -> dict[str
         left = shutil.ignore_patterns("flow", "evaluation", "predictions", "tensorboard")
         shutil.copytree(source, folder, ignore=left)
         Run(folder).forget("train")
-    settings = config.override(config.read_json(folder / "config.json"), changes)
+    # What the anchor does well hides what these settings do.
+    settings = config.override(config.read_json(folder / "config.json"), ["anchor.method=", *changes])
     settings.evaluation.ceiling_draws = 0
     settings.evaluation.baselines = ("control", "additive", "low_rank")
     run = stages.execute(folder, settings)

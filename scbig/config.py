@@ -100,6 +100,7 @@ def default() -> ConfigDict:
     c.gcae.decoder = "induced"
     c.gcae.readout = "mean"
     c.gcae.shared_projection = False
+    c.gcae.likelihood = "gaussian"  # of expression | negative_binomial: of counts, as which cells are then drawn
 
     c.pretrain = ConfigDict()  # scbig.training.PretrainConfig
     c.pretrain.epochs = 100
@@ -117,8 +118,20 @@ def default() -> ConfigDict:
     c.pretrain.device_gb = 0.0  # of dense cells that auto keeps there; 0: 4 on a CPU, half of an accelerator's memory
     c.pretrain.buffer = 16384  # cells shuffled together when streaming
 
+    c.anchor = ConfigDict()  # the predictor of the mean effect that the flow starts from
+    c.anchor.method = "auto"  # a baseline; "auto": the one that suits what is known of each condition; "": none
+    c.anchor.sources = ()  # embeddings that it reads; () those of priors.condition
+    c.anchor.folds = 5  # the flow is trained on what the anchor says of conditions left out of it
+    c.anchor.pool = 256  # controls moved for each training condition
+    c.anchor.move = "thin"  # how cells are moved by the effect: thin (genes are lost too) | scale | shift
+    c.anchor.gate = (
+        "auto"  # share of what the flow adds that is kept; auto: as proved on validation conditions | a number
+    )
+
     c.condition = ConfigDict()  # scbig.nn.ConditionEncoderConfig
     c.condition.width = 256
+    c.condition.fusion = "mean"  # of the sources that know a perturbation: mean | attention
+    c.condition.kernel = False  # a residual path from the training perturbations that lie near by in the embeddings
     c.condition.source_dropout = 0.1
     c.condition.null_dropout = 0.0  # > 0 to allow guidance when sampling
 
@@ -144,10 +157,11 @@ def default() -> ConfigDict:
     c.flow.times = 4  # different times among a condition's cells in a step; 0: one for each cell
     c.flow.coupling = "sinkhorn"
     c.flow.epsilon = 0.05
-    c.flow.anchor = 1.0  # weight of the regression that fits the additive shift
-    c.flow.anchor_steps = 500  # updates of that regression alone, before the flow starts
+    c.flow.shift = 1.0  # weight of the regression that fits the additive shift
+    c.flow.shift_steps = 500  # updates of that regression alone, before the flow starts
     c.flow.lambda_corr = 0.1
     c.flow.lambda_path = 0.1
+    c.flow.lambda_gene = 0.0  # of the mean effect, genes that the condition moves counting more as training goes on
     c.flow.align_conditions = 1
     c.flow.align_cells = 32
     c.flow.align_every = 2  # steps from one evaluation of the alignment losses to the next

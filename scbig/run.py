@@ -44,8 +44,8 @@ STAGES: dict[str, Stage] = {
         Stage(
             "train",
             ("prepare", "cluster", "pretrain"),
-            ("seed", "precision", "holdout_fraction", "priors", "condition", "velocity", "flow"),
-            ("flow/params", "flow/conditions.npz"),
+            ("seed", "precision", "holdout_fraction", "priors", "anchor", "condition", "velocity", "flow"),
+            ("flow/params", "flow/conditions.npz", "flow/anchor.npz"),
         ),
         Stage("sample", ("prepare", "pretrain", "train"), ("seed", "sample"), ("predictions/test.h5ad",)),
         Stage("evaluate", ("prepare", "sample"), ("seed", "evaluation"), ("evaluation",)),

@@ -9,6 +9,7 @@ from scbig.baselines.base import (
     as_effects,
     training_data,
     training_data_from_effects,
+    training_data_from_rows,
 )
 from scbig.baselines.latent import fit_latent, latent_of
 from scbig.baselines.means import group_means
@@ -33,4 +34,5 @@ __all__ = [
     "predictions",
     "training_data",
     "training_data_from_effects",
+    "training_data_from_rows",
 ]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+import scipy.sparse as sp
 from anndata import AnnData
 from jaxtyping import Bool, Float, Int
 
@@ -15,6 +16,7 @@ from scbig.baselines.latent import Latent
 from scbig.baselines.means import group_means
 from scbig.data.conditions import CONTROL, genes_of
 from scbig.data.splits import Split
+from scbig.data.store import Rows
 from scbig.errors import InputError, some
 from scbig.rng import generator
 
@@ -27,6 +29,7 @@ __all__ = [
     "as_effects",
     "training_data",
     "training_data_from_effects",
+    "training_data_from_rows",
 ]
 
 
@@ -101,6 +104,11 @@ class TrainingData:
 
 
 Rule = Callable[[str, str], "np.ndarray | str"]
+Account = Callable[[str, str], Mapping[str, "float | str"]]
+
+
+def _no_account(condition: str, context: str) -> dict[str, float | str]:
+    return {}
 
 
 @dataclass(frozen=True)
@@ -114,6 +122,11 @@ class Model:
         rule: maps a condition and a context to an effect over genes, or to the reason why there is none.
         notes: what was chosen while fitting (rank, rows used), for the report.
         study: settings that were tried while fitting, one record each, with their score.
+        account: what the prediction of a condition and context rests on, for the report: ``basis`` (such as
+            ``measured``, ``pair of measured singles``, ``neighbours``, ``mean``), ``skill`` (the correlation that
+            cross-validation found for conditions alike) and ``kept`` (the share of the deviation from the simpler
+            answer that was kept). Empty for models that do not say.
+        settings: options of ``fit`` that give the same model again without searching for them.
     """
 
     name: str
@@ -122,6 +135,8 @@ class Model:
     rule: Rule
     notes: tuple[str, ...] = ()
     study: tuple[dict, ...] = ()
+    account: Account = _no_account
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     def can_predict(self, condition: str, context: str | None = None) -> bool:
         """Whether the baseline has an answer for this condition."""
@@ -180,11 +195,38 @@ def training_data(
         InputError: no training perturbation, or a context with training perturbations but no training
             control.
     """
-    train = np.asarray(split.assign(adata.obs)) == "train"
-    keys = pd.DataFrame({"condition": adata.obs["condition"].astype(str).to_numpy(), "context": _contexts(adata.obs)})
+    part = np.asarray(split.assign(adata.obs))
+    return training_data_from_rows(
+        adata.X, adata.obs, part, tuple(map(str, adata.var_names)), embeddings=embeddings, latent=latent
+    )
+
+
+def training_data_from_rows(
+    x: np.ndarray | sp.spmatrix | sp.sparray | Rows,
+    obs: pd.DataFrame,
+    part: np.ndarray,
+    genes: tuple[str, ...],
+    embeddings: Mapping[str, Embedding] | None = None,
+    latent: Latent | None = None,
+) -> TrainingData:
+    """The same from a matrix that may be on disk, read once block by block.
+
+    Args:
+        x: log-expression, cells by genes.
+        obs: ``condition`` and, where there are several, ``context`` of every cell.
+        part: the part of every cell; only ``train`` is read.
+        genes: symbols, one per column.
+        embeddings: vectors of perturbed genes.
+        latent: a latent space of training cells.
+
+    Raises:
+        InputError: as :func:`training_data`.
+    """
+    train = part == "train"
+    keys = pd.DataFrame({"condition": obs["condition"].astype(str).to_numpy(), "context": _contexts(obs)})
     number = keys.groupby(["context", "condition"], sort=True).ngroup().to_numpy()
     first = keys.assign(number=number).drop_duplicates("number").sort_values("number")
-    means, count = group_means(adata.X, np.where(train, number, -1), len(first))
+    means, count = group_means(x, np.where(train, number, -1), len(first))
     seen = count > 0
     is_control = first["condition"].to_numpy() == CONTROL
     context = first["context"].to_numpy()
@@ -197,7 +239,7 @@ def training_data(
         raise InputError(f"no training control cells in context {some(bare)}: effects cannot be measured there")
     effects = np.stack([means[i] - controls[context[i]] for i in rows]).astype(np.float32)
     return TrainingData(
-        genes=tuple(map(str, adata.var_names)),
+        genes=genes,
         conditions=tuple(first["condition"].to_numpy()[rows]),
         contexts=tuple(context[rows]),
         effects=effects,

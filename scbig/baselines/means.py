@@ -6,18 +6,20 @@ import numpy as np
 import scipy.sparse as sp
 from jaxtyping import Float, Int
 
+from scbig.data.store import Rows
+
 __all__ = ["group_means"]
 
 _BLOCK = 16_384  # rows
 
 
 def group_means(
-    x: np.ndarray | sp.spmatrix | sp.sparray, group: Int[np.ndarray, " cells"], n_groups: int
+    x: np.ndarray | sp.spmatrix | sp.sparray | Rows, group: Int[np.ndarray, " cells"], n_groups: int
 ) -> tuple[Float[np.ndarray, "groups genes"], Int[np.ndarray, " groups"]]:
     """The mean row of every group.
 
     Args:
-        x: cells by genes, dense or sparse.
+        x: cells by genes, dense, sparse or rows on disk.
         group: the group of each cell, 0 to ``n_groups - 1``; a negative number leaves the cell out.
         n_groups: how many groups there are.
 

@@ -7,8 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from anndata import AnnData
 
 from scbig.baselines import (
+    adapter,
     additive,
+    auto,
+    combination,
     condition_mean,
+    contexts,
     control,
     elastic_net,
     fusion,
@@ -20,6 +24,7 @@ from scbig.baselines import (
     low_rank,
     matching_mean,
     mean,
+    neighbours,
     scgen,
     shuffled,
 )
@@ -34,6 +39,7 @@ REGISTRY: dict[str, Callable[..., Model]] = {
     "condition_mean": condition_mean.fit,
     "additive": additive.fit,
     "low_rank": low_rank.fit,
+    "combination": combination.fit,
     "linear": linear.fit,
     "matching_mean": matching_mean.fit,
     "shuffled": shuffled.fit,
@@ -42,11 +48,15 @@ REGISTRY: dict[str, Callable[..., Model]] = {
     "elastic_net": elastic_net.fit,
     "latent_additive": latent_additive.fit,
     "fusion": fusion.fit,
+    "neighbours": neighbours.fit,
+    "adapter": adapter.fit,
     "scgen": scgen.fit,
     "knockout": knockout.fit,
+    "contexts": contexts.fit,
+    "auto": auto.fit,
 }
 
-ON_EMBEDDINGS = ("linear", "knn", "kernel_ridge", "elastic_net", "latent_additive", "fusion")
+ON_EMBEDDINGS = ("linear", "knn", "kernel_ridge", "elastic_net", "latent_additive", "fusion", "adapter", "neighbours")
 """Baselines that read embeddings of perturbed genes."""
 WITHOUT: dict[str, dict[str, object]] = {"linear": {"embedding": None}, "latent_additive": {"embedding": ()}}
 """Those of them that can do without, and the options that say so."""

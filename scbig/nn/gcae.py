@@ -34,6 +34,7 @@ class GCAEConfig:
     decoder: str = "induced"  # induced | transformer | mlp
     readout: str = "mean"  # mean (the paper's) | concat
     shared_projection: bool = False  # one projection for all modules, as the authors' code has it
+    likelihood: str = "gaussian"  # gaussian | negative_binomial: decodes log-rates, and genes have a dispersion
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,8 @@ class _ModulePrior(nnx.Module):
 
 class GCAE(nnx.Module):
     """Expression, centred by the training mean, to a latent and back.
+
+    With the negative binomial likelihood what comes back are log-rates, less those of the training mean.
 
     Args:
         config: the architecture.
@@ -144,6 +147,11 @@ class GCAE(nnx.Module):
             self.head_norm = nnx.LayerNorm(width, rngs=rngs)
             self.project_out = nnx.Param(lecun(rngs.params(), (tokens, width, n_slots)))
             self.bias_out = nnx.Param(jnp.zeros((n_modules, n_slots)))
+        if config.likelihood == "negative_binomial":
+            # Departure from the log inverse dispersion that training begins with.
+            self.dispersion = nnx.Param(jnp.zeros(layout.n_genes))
+        elif config.likelihood != "gaussian":
+            raise ValueError(f"no likelihood called {config.likelihood!r}: gaussian or negative_binomial")
 
     def encode(
         self, x: Float[Array, "cells genes"], key: jax.Array | None = None

@@ -46,7 +46,7 @@ class VelocityField(nnx.Module):
     population. In the shifted frame a pair never seen looks like the conditions that were, whereas summing whole
     velocity fields would count what depends on the cell once per perturbation. Control stands still.
 
-    The shift is fitted by regression on mean displacements (``FlowConfig.anchor``), so no gradient of the flow passes
+    The shift is fitted by regression on mean displacements (``FlowConfig.shift``), so no gradient of the flow passes
     through it.
     """
 

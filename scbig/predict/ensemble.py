@@ -76,10 +76,13 @@ class Ensemble:
             return found
 
         def varm() -> dict[str, pd.DataFrame]:
-            (first,) = given[0].varm().values()
+            tables = [each.varm() for each in given]
+            first = tables[0].pop("spread")
             like = {"index": first.index, "columns": first.columns}
             means = np.stack([moments.mean for moments in own])
-            return {
+            # What every run says of its anchor, on average.
+            shared = {name: pd.DataFrame(np.mean([t[name] for t in tables], axis=0), **like) for name in tables[0]}
+            return shared | {
                 "spread": pd.DataFrame(both.spread().T, **like),
                 "seed_spread": pd.DataFrame(means.std(axis=0, ddof=1).T, **like),
             }

@@ -16,6 +16,7 @@ from flax import nnx
 from jaxtyping import Int
 
 from scbig import config as configuration
+from scbig.anchor import Anchor
 from scbig.data.conditions import CONTROL
 from scbig.data.source import told_damage
 from scbig.data.store import Rows
@@ -24,7 +25,7 @@ from scbig.predict.ensemble import Ensemble
 from scbig.predict.sampler import Predictor
 from scbig.rng import generator
 from scbig.run import Run
-from scbig.training import assemble
+from scbig.training import assemble, autoencoder
 from scbig.training.vocabulary import Vocabulary
 
 __all__ = ["cell_table", "load"]
@@ -61,6 +62,9 @@ def _load(folder: Path) -> Predictor:
     path = run.path("prepared.h5ad")
     with told_damage(str(path)), h5py.File(path, "r") as file:
         var, about = ad.io.read_elem(file["var"]), ad.io.read_elem(file["uns/scbig"])
+        if settings.gcae.likelihood != "gaussian":
+            size = np.asarray(ad.io.read_elem(file["obs/size_factor"]), np.float64)
+            table["depth"] = autoencoder.depths(size, about)
         x = file["X"]
         x0 = Rows(x["data"], x["indices"], x["indptr"][...].astype(np.int64), len(var), str(path))[chosen]
     var["module"] = assemble.load_modules(run, var.index).module
@@ -86,6 +90,7 @@ def _load(folder: Path) -> Predictor:
         x0=x0,
         var=var,
         about=kept,
+        anchor=Anchor.load(run.path("flow/anchor.npz")),
     )
 
 

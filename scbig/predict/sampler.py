@@ -13,9 +13,12 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
+from scbig.anchor import Anchor
 from scbig.data.conditions import CONTROL, genes_of, join
 from scbig.errors import InputError, some
 from scbig.predict import output, tiles
+from scbig.predict.anchored import AnchoredCells
+from scbig.predict.counts import Counting
 from scbig.predict.residuals import Residuals
 from scbig.rng import generator
 from scbig.training.autoencoder import Autoencoder
@@ -42,6 +45,7 @@ class Predictor:
         x0: their log-expression, CSR ``[controls, genes]``.
         var: the genes, as in the prepared data.
         about: normalisation of the prepared data.
+        anchor: what controls are moved by before the flow; None where the run has none.
     """
 
     name: str
@@ -55,6 +59,7 @@ class Predictor:
     x0: sp.csr_matrix
     var: pd.DataFrame
     about: dict[str, Any]
+    anchor: Anchor | None = None
 
     def sample(
         self,
@@ -83,7 +88,9 @@ class Predictor:
         Returns:
             ``X`` decoded log-expression in the units of the prepared data, ``obsm["X_latent"]``, and in ``obs`` the
             condition, context, batch and ``source_cell``, the control each cell started from.
-            ``varm["spread"]`` is the standard deviation over the sampled cells of each condition.
+            ``varm["spread"]`` is the standard deviation over the sampled cells of each condition. With an anchor,
+            ``uns["scbig"]["anchor"]`` says what each prediction rests on, ``varm["effect"]`` is the anchor's mean effect
+            and ``varm["effect_low"]``, ``varm["effect_high"]`` its 90% interval (NaN for measured conditions).
 
         Raises:
             InputError: for a perturbation that no source knows, or an unknown context.
@@ -151,7 +158,7 @@ class Predictor:
 
         def chunks() -> Iterator[tiles.Chunk]:
             done = 0
-            for chunk in self._stream(groups, given, drawn, how):
+            for chunk in self._stream(groups, given, drawn, how, self.settings.seed if seed is None else seed):
                 for place, part in parts(done, len(chunk.x), n_cells):
                     moments.add(place, chunk.x[part])
                 done += len(chunk.x)
@@ -161,10 +168,13 @@ class Predictor:
             obs=self._obs(groups, drawn),
             names=lambda start, stop: [f"{tags[row // n_cells]}-{row % n_cells}" for row in range(start, stop)],
             var=self.var,
-            about={"kind": "cells", "method": self.name, "predicted": True, **self.about},
+            about={"kind": "cells", "method": self.name, "predicted": True, **self.about, **self._account(groups)},
             n_latent=self.z0.shape[1],
             chunks=chunks,
-            varm=lambda: {"spread": pd.DataFrame(moments.spread().T, index=self.var.index, columns=tags)},
+            varm=lambda: {
+                name: pd.DataFrame(table.T, index=self.var.index, columns=tags)
+                for name, table in {"spread": moments.spread(), **self._bounds(groups)}.items()
+            },
         )
 
     @cached_property
@@ -176,9 +186,38 @@ class Predictor:
         """Mean residual of the controls of a context, ``[genes]``, from at most 2,000 of them."""
         return self.residuals.mean(self._pool(context)[:_TYPICAL])
 
-    def _stream(self, groups, given, drawn, how) -> Iterator[tiles.Chunk]:
-        left = offset = None
-        if self.settings.flow.residual:
+    def _pool_mean(self, context: str) -> np.ndarray:
+        """Mean log-expression of the controls of a context, ``[genes]``."""
+        pool = self._pool(context)
+        return np.asarray(self.x0[pool].mean(axis=0, dtype=np.float64)).ravel()
+
+    def _account(self, groups: Sequence[Group]) -> dict[str, pd.DataFrame]:
+        """What the anchor's prediction of each group rests on."""
+        if self.anchor is None:
+            return {}
+        rows = [
+            {"condition": g.condition, "context": g.context, **self.anchor.account(g.condition, g.context)}
+            for g in groups
+        ]
+        table = pd.DataFrame(rows)
+        text = [name for name in table if table[name].dtype == object]
+        table[text] = table[text].fillna("")
+        return {"anchor": table.set_axis([str(i) for i in range(len(table))], axis=0)}
+
+    def _bounds(self, groups: Sequence[Group]) -> dict[str, np.ndarray]:
+        """The anchor's effects and their intervals, ``[groups, genes]``."""
+        if self.anchor is None:
+            return {}
+        keys = [group.condition for group in groups], [group.context for group in groups]
+        effect = np.stack([self.anchor.effect(*key) for key in zip(*keys, strict=True)])
+        low, high = self.anchor.interval(*keys)
+        return {"effect": effect, "effect_low": low.astype(np.float32), "effect_high": high.astype(np.float32)}
+
+    def _stream(self, groups, given, drawn, how, seed) -> Iterator[tiles.Chunk]:
+        left = offset = counting = None
+        if self.auto.counts is not None:
+            counting = Counting(self.auto, self.controls["depth"].to_numpy(), groups, seed)
+        elif self.settings.flow.residual and self.anchor is None:
             # What the decoder cannot tell of the control cell stays with the cell. Centred on what is typical of all
             # controls, so that a small draw of them adds spread but no bias.
             typical = {name: self.typical(name) for name in {group.context for group in groups}}
@@ -188,7 +227,14 @@ class Predictor:
                 [typical[group.context] - self.residuals.mean(rows) for group, rows in zip(groups, drawn, strict=True)]
             )
         encoded = tiles.encode(self.graph, self.params, given)
-        return tiles.stream(self.graph, self.params, self.auto, encoded, drawn, self.z0, left, offset, how)
+        if self.anchor is not None:
+            means = {name: self._pool_mean(name) for name in {group.context for group in groups}}
+            return AnchoredCells(
+                self.anchor, self.auto, self.graph, self.params, encoded, groups, drawn, self.x0,
+                np.stack([means[group.context] for group in groups]), how, seed, counting,
+                None if counting is None else self.controls["depth"].to_numpy(),
+            ).chunks()  # fmt: skip
+        return tiles.stream(self.graph, self.params, self.auto, encoded, drawn, self.z0, left, offset, how, counting)
 
     def _groups(self, conditions, context, dose) -> list[Group]:
         contexts = self.vocabulary.contexts

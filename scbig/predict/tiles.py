@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -10,13 +10,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from scbig.nn.condition import Conditions, Encoded
+from scbig.predict.counts import Counting
 from scbig.training import sample_latents
 from scbig.training.autoencoder import Autoencoder
 
-__all__ = ["Chunk", "Solver", "encode", "stream"]
+__all__ = ["Chunk", "Solver", "by_parts", "encode", "packed", "stream"]
 
 _CELLS = 32  # in a row of a tile; the cells of a condition are cut into rows of so many
 _ENCODED = 64  # conditions in one call of the encoder
@@ -79,16 +80,46 @@ def encode(graph: Any, params: Any, conditions: Conditions) -> Encoded:
     return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
 
 
-@partial(jax.jit, static_argnames=("graph", "options", "at_once"))
-def _tile(params, auto, encoded, z0, left, offset, *, graph, options, at_once):
+@partial(jax.jit, static_argnames=("graph", "options"))
+def _tile(params, auto, encoded, z0, left, offset, *, graph, options):
     """Latents and expression of the cells of one tile: solver and decoder in one program."""
     network = nnx.merge(graph, params)
     z1 = sample_latents(network, encoded, z0, options.steps, options.solver, options.guidance)
-    x = jax.lax.map(auto.decode, z1.reshape(-1, at_once * z1.shape[1], z1.shape[2]))
-    x = x.reshape(*z1.shape[:2], -1)
+    # Of counts their rates: they are drawn on the host.
+    decode = auto.decode if auto.counts is None else lambda z: jnp.exp(auto.log_rates(z))
+    x = by_parts(decode, z1)
     if left is not None:
         x = x + left + offset[:, None]
     return z1, jnp.maximum(x, 0.0) if options.clip else x
+
+
+def packed(
+    n_conditions: int, n_cells: int
+) -> Iterator[tuple[Int[np.ndarray, " rows"], Int[np.ndarray, "rows cells"], Bool[np.ndarray, " all"]]]:
+    """The cells of all conditions, dealt to tiles of one shape.
+
+    Yields:
+        For each tile the condition of each row; the number within the condition of each cell; and which cells, row
+        after row, are to be kept: the others fill the tile.
+    """
+    n_rows = _shape()[0]
+    per_condition = -(-n_cells // _CELLS)
+    total = n_conditions * per_condition
+    for first in range(0, total, n_rows):
+        row = np.arange(first, first + n_rows)
+        # The last tile is filled up with copies, which are dropped, so that its shape is that of all others.
+        condition, part = np.divmod(np.minimum(row, total - 1), per_condition)
+        cell = part[:, None] * _CELLS + np.arange(_CELLS)
+        kept = ((row < total)[:, None] & (cell < n_cells)).ravel()
+        yield condition, np.minimum(cell, n_cells - 1), kept
+
+
+def by_parts(
+    function: Callable[[Array], Array], rows: Float[Array, "rows cells dims"]
+) -> Float[Array, "rows cells out"]:
+    """Applies a function of cells to a tile, so many at once as suit the device's caches."""
+    out = jax.lax.map(function, rows.reshape(-1, _shape()[1] * rows.shape[1], rows.shape[2]))
+    return out.reshape(*rows.shape[:2], -1)
 
 
 def stream(
@@ -101,6 +132,7 @@ def stream(
     left: Float[np.ndarray, "controls genes"] | None,
     offset: Float[np.ndarray, "conditions genes"] | None,
     options: Solver,
+    counting: Counting | None = None,
 ) -> Iterator[Chunk]:
     """All cells of all conditions, condition after condition, in chunks of at most one tile.
 
@@ -114,28 +146,30 @@ def stream(
         left: what the decoder cannot tell of each control, added to the cells that start from it; or None.
         offset: added to all cells of a condition, beside ``left``; or None.
         options: the solver.
+        counting: draws the cells, where the autoencoder models counts; ``left`` and ``offset`` are None then.
     """
-    (n_rows, at_once), (n_conditions, n_cells) = _shape(), drawn.shape
-    per_condition = -(-n_cells // _CELLS)
-    total = n_conditions * per_condition
     waiting = None
-    for first in range(0, total, n_rows):
-        row = np.arange(first, first + n_rows)
-        # The last tile is filled up with copies, which are dropped, so that its shape is that of all others.
-        condition, part = np.divmod(np.minimum(row, total - 1), per_condition)
-        cell = part[:, None] * _CELLS + np.arange(_CELLS)
-        kept = ((row < total)[:, None] & (cell < n_cells)).ravel()
-        source = drawn[condition[:, None], np.minimum(cell, n_cells - 1)]
+    for condition, cell, kept in packed(*drawn.shape):
+        source = drawn[condition[:, None], cell]
         told = jax.tree.map(lambda leaf, chosen=condition: jnp.asarray(leaf[chosen]), encoded)
         rest = (None, None) if left is None else (left[source], offset[condition])
-        found = _tile(params, auto, told, jnp.asarray(z0[source]), *rest, graph=graph, options=options, at_once=at_once)
+        found = _tile(params, auto, told, jnp.asarray(z0[source]), *rest, graph=graph, options=options)
         # The device works on this tile while the one before is fetched and written.
         if waiting is not None:
             yield _fetch(*waiting)
-        waiting = found, kept
+        draw = None
+        if counting is not None:
+            which = source.ravel()[kept], condition.repeat(_CELLS)[kept], cell.ravel()[kept]
+            draw = partial(_drawn, counting, which)
+        waiting = found, kept, draw
     yield _fetch(*waiting)
 
 
-def _fetch(found, kept) -> Chunk:
+def _drawn(counting, which, rates):
+    return counting.draw(rates, *which)
+
+
+def _fetch(found, kept, draw=None) -> Chunk:
     z1, x = (np.asarray(each).reshape(-1, each.shape[-1]) for each in found)
-    return Chunk(z1, x) if kept.all() else Chunk(z1[kept], x[kept])
+    z1, x = (z1, x) if kept.all() else (z1[kept], x[kept])
+    return Chunk(z1, x if draw is None else draw(x))

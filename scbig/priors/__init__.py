@@ -15,6 +15,7 @@ from scbig.priors.compute import (
 )
 from scbig.priors.coverage import Coverage
 from scbig.priors.embeddings import Embedding, read_embedding, save_embedding
+from scbig.priors.network_kernels import membership_profiles, neighbour_profiles, walk_profiles
 from scbig.priors.pathways import Pathways, membership, read_gene2go, read_gene_ids, read_gmt
 from scbig.priors.ppi import PPI, Network, adjacency, read_ppi
 from scbig.priors.unpickle import read_pickle, read_torch
@@ -38,6 +39,8 @@ __all__ = [
     "factorise_network",
     "load_semantic",
     "membership",
+    "membership_profiles",
+    "neighbour_profiles",
     "read_aliases",
     "read_embedding",
     "read_gene2go",
@@ -51,4 +54,5 @@ __all__ = [
     "read_torch",
     "save_embedding",
     "tissue_profile",
+    "walk_profiles",
 ]

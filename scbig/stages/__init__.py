@@ -135,7 +135,10 @@ def _file_inputs(stage: str, settings: ConfigDict) -> dict[str, str]:
     if stage in ("cluster", "pretrain", "train"):
         given = settings.priors
         singles = (given.aliases, given.gene_ids, given.ppi, given.ppi_info, given.pathways)
-        names = {*singles, *given.semantic, *given.condition, *given.gene_sets} - {"", IDENTITY}
+        names = {*singles, *given.semantic, *given.condition, *given.gene_sets, *settings.anchor.sources} - {
+            "",
+            IDENTITY,
+        }
         return {name: digest(prior_file(settings, name)) for name in sorted(names)}
     if stage != "prepare":
         return {}

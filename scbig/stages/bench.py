@@ -254,6 +254,8 @@ def _stage_2(
     task = _flow_task(settings, sizes, auto, vocabulary, names, buffers, aligned)
     params, task = devices.replicate((params, task))
     optimizer = make_optimizer(config.learning_rate, 10_000, config.warmup, config.schedule, config.clip)
+    # The mean-effect term needs a screen's weights; it is not measured.
+    config = replace(config, lambda_gene=0.0)
     bare = replace(config, lambda_corr=0.0, lambda_path=0.0)
 
     def step(config: training.FlowConfig) -> Callable[[], Any]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import anndata as ad
+import h5py
 import numpy as np
 import pandas as pd
 from ml_collections import ConfigDict
@@ -131,6 +132,9 @@ def report(run: Run, settings: ConfigDict, remarks: dict) -> None:
             extra[title] = evaluation.Curves(
                 {"held out": (steps, [line[column] for line in lines])}, y_label=label, mark=kept
             )
+    rests = _rests_on(run, scores)
+    if rests is not None:
+        extra["What each prediction rests on"] = rests
     audit = json.loads(run.path("audit.json").read_text(encoding="utf-8"))
     extra["Gene modules"] = _module_summary(audit)
     coverage = stages["cluster"]["remarks"].get("coverage", [])
@@ -142,6 +146,41 @@ def report(run: Run, settings: ConfigDict, remarks: dict) -> None:
     text = evaluation.render(scores, primary="scBIG", title=f"{settings.name}: predicted perturbations", extra=extra)
     with atomic(run.path("report.html")) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def _rests_on(run: Run, scores: evaluation.Scores) -> pd.DataFrame | None:
+    """What the anchor said of each test condition beside what was reached; None where the run has no anchor."""
+    with h5py.File(run.path("predictions/test.h5ad"), "r") as file:
+        about = ad.io.read_elem(file["uns/scbig"])
+        if "anchor" not in about:
+            return None
+        low, high = (ad.io.read_elem(file[f"varm/effect_{end}"]).loc[list(scores.genes)] for end in ("low", "high"))
+    reached = scores.per_condition
+    reached = reached[(reached["method"] == "scBIG") & (reached["metric"] == "pearson_delta")]
+    table = about["anchor"].astype({"condition": str, "context": str})
+    place = {
+        key: i for i, key in enumerate(zip(scores.conditions["condition"], scores.conditions["context"], strict=True))
+    }
+    inside = []
+    for column, key in enumerate(zip(table["condition"], table["context"], strict=True)):
+        bounds = low.iloc[:, column].to_numpy(), high.iloc[:, column].to_numpy()
+        observed = scores.observed[place[key]] if key in place else np.full(len(low), np.nan)
+        known = np.isfinite(observed) & np.isfinite(bounds[0])
+        inside.append(
+            np.mean((observed >= bounds[0])[known] & (observed <= bounds[1])[known]) if known.any() else np.nan
+        )
+    table["inside"] = inside
+    table = table.merge(
+        reached[["condition", "context", "value"]].astype({"condition": str, "context": str}), how="left"
+    )
+    names = {
+        "value": "pearson_delta reached",
+        "skill": "skill expected",
+        "mean_gate": "mean gate",
+        "shape_gate": "shape gate",
+    }
+    shown = ("condition", "context", "kind", "basis", "skill", "kept", "mean_gate", "shape_gate", "value", "inside")
+    return table[[name for name in shown if name in table]].rename(columns=names)
 
 
 def _module_summary(audit: dict) -> dict[str, str]:

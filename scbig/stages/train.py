@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,15 @@ import pandas as pd
 from ml_collections import ConfigDict
 
 from scbig import devices, evaluation, losses, priors, training
+from scbig.anchor import save_no_anchor
 from scbig.console import say
-from scbig.data.conditions import genes_of
+from scbig.data.conditions import CONTROL, genes_of
 from scbig.data.latents import read_latents, write_latents
 from scbig.data.store import Rows, Store
 from scbig.errors import InputError
 from scbig.rng import generator
 from scbig.run import Run
+from scbig.stages.anchoring import Anchored, fit_anchor, gated, starts, thinned
 from scbig.stages.common import aliases, open_prepared, prior_file, semantic
 from scbig.training import assemble, autoencoder
 from scbig.training.checkpoint import save_params
@@ -52,8 +55,16 @@ def pretrain(run: Run, settings: ConfigDict, remarks: dict) -> None:
         auto = assemble.new_autoencoder(settings, result, summary, known)
         train, kept = hold_out(screen.obs, part == "train", settings.holdout_fraction, settings.seed)
         config = assemble.record(training.PretrainConfig, settings.pretrain)
+        depth = None
+        if auto.counts is not None:
+            if screen.uns["scbig"].get("normalization") == "given":
+                raise InputError(
+                    "--config.gcae.likelihood=negative_binomial needs counts, and the screen was read as log-normalised: "
+                    "name the layer that holds them with --config.data.layer, or set --config.gcae.likelihood=gaussian"
+                )
+            depth = autoencoder.depths(screen.obs["size_factor"].to_numpy(), screen.uns["scbig"])
         auto, state = training.pretrain(
-            auto, screen.X, train, kept, config, settings.seed, run.path("gcae/checkpoints"), run.folder
+            auto, screen.X, train, kept, config, settings.seed, run.path("gcae/checkpoints"), run.folder, depth
         )
         if not devices.is_first():
             return
@@ -75,9 +86,9 @@ def _vocabulary(settings: ConfigDict, perturbations: list[str], contexts: list[s
     return Vocabulary.build(embeddings, perturbations, IDENTITY in settings.priors.condition, alias, contexts)
 
 
-def _alignment(settings: ConfigDict, screen, result, auto, z, populations) -> training.Alignment | None:
+def _alignment(settings: ConfigDict, screen, result, auto, z, populations, train) -> training.Alignment | None:
     """Targets of the alignment losses, from training cells alone."""
-    if not (settings.flow.lambda_corr or settings.flow.lambda_path):
+    if not (settings.flow.lambda_corr or settings.flow.lambda_path or settings.flow.lambda_gene):
         return None
     index, filled = result.layout()
     averaging = np.zeros((result.n_modules, screen.n_vars), np.float32)
@@ -107,7 +118,35 @@ def _alignment(settings: ConfigDict, screen, result, auto, z, populations) -> tr
         pathways = found.matrix
         say(f"train: {len(found.names)} pathways; {found.coverage.line()}")
     activity, row = _activity(screen.X, pathways, members, random)
-    return training.Alignment(*map(jnp.asarray, (target, averaging, pathways, activity, row)))
+    alignment = training.Alignment(*map(jnp.asarray, (target, averaging, pathways, activity, row)))
+    if settings.flow.lambda_gene:
+        contexts = screen.obs["context"].astype(str).to_numpy()
+        controls = np.flatnonzero(train & (screen.obs["condition"] == CONTROL).to_numpy())
+        pools = [controls[contexts[controls] == contexts[each[0]]] for each in members]
+        mean, weight = _gene_targets(screen.X, auto, z, members, pools, random)
+        alignment = alignment._replace(mean=jnp.asarray(mean), weight=jnp.asarray(weight))
+    return alignment
+
+
+def _gene_targets(x: Rows, auto, z, members, pools, random) -> tuple[np.ndarray, np.ndarray]:
+    """Mean of each group's reconstructed cells, and weights of its genes by Welch's t against its pool of controls."""
+
+    def moments(cells: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        values = x[np.sort(_some_of(cells, _CORRELATED, random))].toarray()
+        return values.mean(axis=0), values.var(axis=0) / max(len(values) - 1, 1)
+
+    known: dict[bytes, tuple[np.ndarray, np.ndarray]] = {}
+    mean, effects, errors = [], [], []
+    for cells, pool in zip(members, pools, strict=True):
+        if pool.tobytes() not in known:
+            known[pool.tobytes()] = moments(pool)
+        (base, noise), (here, error) = known[pool.tobytes()], moments(cells)
+        effects.append(here - base)
+        # The floor keeps genes that no cell expresses from a division by zero.
+        errors.append(np.sqrt(error + noise + 1e-12))
+        mean.append(training.decode_all(auto, z[_some_of(cells, _CORRELATED, random)]).mean(axis=0))
+    weight = losses.differential_weights(np.stack(effects), np.stack(errors))
+    return np.stack(mean).astype(np.float32), weight
 
 
 def _some_of(members: np.ndarray, most: int, random: np.random.Generator) -> np.ndarray:
@@ -155,13 +194,21 @@ def _with_validation(screen, val, kept, number, groups, vocabulary):
 def train(run: Run, settings: ConfigDict, remarks: dict) -> None:
     """Trains the flow in the latent space; of the screen only the cells that are looked at are read."""
     with open_prepared(run) as (screen, _, part):
-        task, vocabulary, report = _flow_task(run, settings, screen, part)
+        task, vocabulary, anchored, report = _flow_task(run, settings, screen, part)
     remarks |= report
     network = assemble.new_flow(settings, vocabulary)
     config = assemble.record(training.FlowConfig, settings.flow)
+    if anchored is not None:
+        # The anchor stands where the shift would: the flow learns what is left.
+        config = replace(config, shift=0.0)
     state = training.train_flow(network, task, config, settings.seed, run.path("flow/checkpoints"), run.folder)
     if not devices.is_first():
         return
+    if anchored is None:
+        save_no_anchor(run.path("flow/anchor.npz"))
+    else:
+        watched = training.evidence(network, state.best, task, config, anchored.kinds)
+        gated(settings, anchored, watched, remarks).save(run.path("flow/anchor.npz"))
     vocabulary.save(run.path("flow/conditions.npz"))
     save_params(run.path("flow/params"), state.best)
     remarks |= {"best_step": int(state.best_step), "held_out_score": float(state.best_score)}
@@ -169,8 +216,8 @@ def train(run: Run, settings: ConfigDict, remarks: dict) -> None:
 
 def _flow_task(
     run: Run, settings: ConfigDict, screen: Store, part: np.ndarray
-) -> tuple[training.FlowTask, Vocabulary, dict]:
-    """What the flow is trained on, what is known of the perturbations, and remarks for the record."""
+) -> tuple[training.FlowTask, Vocabulary, Anchored | None, dict]:
+    """What the flow is trained on, what is known of the perturbations, the anchor, and remarks for the record."""
     f, seed = settings.flow, settings.seed
     result = assemble.load_modules(run, screen.var_names)
     auto = assemble.load_autoencoder(run, settings, screen.var_names)
@@ -188,15 +235,22 @@ def _flow_task(
         say(f"train: {source} knows {len(perturbations) - len(missing)} of {len(perturbations)} trained perturbations")
     seen = _some_of(np.flatnonzero(trainable), _SPACE_CELLS, generator(seed, "space cells"))
     space = evaluation.Space.fit(screen.X.chosen(seen), seed=seed)
+    remarks: dict[str, Any] = {"without_embedding": lacking}
+    module = dict(zip(result.genes, map(str, result.module), strict=True))
+    anchored = fit_anchor(settings, screen, part, watchable, len(groups), module, remarks)
+    moved, usable = None, train
+    if anchored is not None:
+        usable = thinned(settings, screen.obs, train)
+        moved = starts(settings, screen, anchored, auto, space, usable | kept)
     populations, report = build(
-        z, screen.obs, train, number, groups, vocabulary.conditions(groups),
-        by_batch=f.match_batch, coupling=f.coupling, epsilon=f.epsilon, seed=seed,
+        z, screen.obs, usable, number, groups, vocabulary.conditions(groups), by_batch=f.match_batch,
+        coupling=f.coupling, epsilon=f.epsilon, seed=seed, starts=moved, most=settings.anchor.pool,
     )  # fmt: skip
     watched = watch(
         z, lambda rows: space.project(screen.X[rows]).astype(np.float32), screen.obs, kept, number, watchable,
-        vocabulary.conditions(watchable), len(groups), f.watch_cells, f.watch_conditions, seed,
+        vocabulary.conditions(watchable), len(groups), f.watch_cells, f.watch_conditions, seed, moved,
     )  # fmt: skip
-    alignment = _alignment(settings, screen, result, auto, z, populations)
+    alignment = _alignment(settings, screen, result, auto, z, populations, train)
     loadings, origin = (jnp.asarray(each, jnp.float32) for each in (space.components.T, space.mean))
     task = training.FlowTask(None, populations, auto, alignment, watched, loadings, origin)
-    return task, vocabulary, report | {"without_embedding": lacking}
+    return task, vocabulary, anchored, report | remarks

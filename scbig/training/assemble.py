@@ -11,6 +11,7 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from scbig import rng
+from scbig.errors import InputError
 from scbig.files import atomic
 from scbig.modules import Modules
 from scbig.nn import ConditionEncoderConfig, FlowNet, FlowNetConfig, GCAEConfig, ModuleLayout
@@ -35,6 +36,9 @@ def new_autoencoder(
     settings: ConfigDict, modules: Modules, summary: np.ndarray | None, known: np.ndarray | None
 ) -> Autoencoder:
     """An untrained autoencoder over the modules; ``summary`` and ``known`` as in :class:`scbig.nn.GCAE`."""
+    likelihood = settings.gcae.likelihood
+    if likelihood not in ("gaussian", "negative_binomial"):
+        raise InputError(f"--config.gcae.likelihood={likelihood}: there are gaussian, negative_binomial")
     index, mask = modules.layout()
     layout = ModuleLayout(index.astype(np.int32), mask)
     return autoencoder.new(record(GCAEConfig, settings.gcae), layout, settings.seed, summary, known)
@@ -68,15 +72,18 @@ def save_summary(run: Run, summary: np.ndarray | None, known: np.ndarray | None)
 
 def new_flow(settings: ConfigDict, vocabulary: Vocabulary) -> FlowNet:
     """An untrained flow network for the vocabulary's sources and contexts."""
-    return FlowNet(
+    network = FlowNet(
         record(FlowNetConfig, settings.velocity, latent=settings.gcae.latent),
         record(ConditionEncoderConfig, settings.condition, n_contexts=len(vocabulary.contexts)),
         vocabulary.dims,
         rngs=nnx.Rngs(params=rng.key(settings.seed, "flow init")),
     )
+    if settings.condition.kernel:
+        network.encoder.attach(vocabulary.bank())
+    return network
 
 
 def load_flow(run: Run, settings: ConfigDict, vocabulary: Vocabulary) -> FlowNet:
-    """The run's trained flow network."""
-    graph, params = nnx.split(new_flow(settings, vocabulary))
-    return nnx.merge(graph, load_params(run.path("flow/params"), params))
+    """The run's trained flow network; what is not trained comes from the vocabulary."""
+    graph, params, buffers = nnx.split(new_flow(settings, vocabulary), nnx.Param, ...)
+    return nnx.merge(graph, load_params(run.path("flow/params"), params), buffers)

@@ -130,21 +130,23 @@ class Schedule:
             position: cells that came before, over all epochs.
             size: rows in each piece.
         """
-        held: list[sp.csr_matrix] = []
-        missing = size
-        for window, order in self._fillings(position):
-            start = 0
-            while start < len(order):
-                part = window[order[start : start + missing]]
-                held.append(part)
-                start, missing = start + part.shape[0], missing - part.shape[0]
-                if not missing:
-                    yield held[0] if len(held) == 1 else sp.vstack(held, format="csr")
-                    held, missing = [], size
-            del window, order  # before the next one is read
+        fillings = ((self._read(ends), order) for ends, order in self._fillings(position))
+        for parts in _cut(fillings, size):
+            yield parts[0] if len(parts) == 1 else sp.vstack(parts, format="csr")
 
-    def _fillings(self, position: int) -> Iterator[tuple[sp.csr_matrix, np.ndarray]]:
-        """Each buffer's rows and the order in which they come, from a position on."""
+    def places(self, position: int, size: int) -> Iterator[Int[np.ndarray, " cells"]]:
+        """Which rows those of :meth:`pieces` are; nothing is read."""
+        fillings = self._fillings(position)
+        return map(
+            np.concatenate, _cut(((np.concatenate([np.arange(a, b) for a, b in e]), o) for e, o in fillings), size)
+        )
+
+    def _read(self, ends: Int[np.ndarray, "blocks 2"]) -> sp.csr_matrix:
+        parts = [self._rows[int(a) : int(b)] for a, b in ends]
+        return parts[0] if len(parts) == 1 else sp.vstack(parts, format="csr")
+
+    def _fillings(self, position: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """The ends of each buffer's blocks, and the order in which its rows come, from a position on."""
         epoch, skip = divmod(position, self.n_cells)
         while True:
             for number, blocks in enumerate(self.windows(epoch)):
@@ -155,10 +157,24 @@ class Schedule:
                     continue
                 order = generator(self._seed, f"gcae buffer {epoch} {number}").permutation(size)[skip:]
                 skip = 0
-                parts = [self._rows[int(a) : int(b)] for a, b in ends]
-                yield (parts[0] if len(parts) == 1 else sp.vstack(parts, format="csr")), order
-                del parts
+                yield ends, order
             epoch += 1
+
+
+def _cut(fillings: Iterator[tuple[Any, np.ndarray]], size: int) -> Iterator[list[Any]]:
+    """Rows of buffers in their order, in lists that hold ``size`` of them together."""
+    held: list[Any] = []
+    missing = size
+    for window, order in fillings:
+        start = 0
+        while start < len(order):
+            taken = order[start : start + missing]
+            held.append(window[taken])
+            start, missing = start + len(taken), missing - len(taken)
+            if not missing:
+                yield held
+                held, missing = [], size
+        del window, order  # before the next one is read
 
 
 def stored(rows: Rows, batch: int) -> int:
@@ -212,17 +228,25 @@ def densify(
 
 
 class Feed:
-    """An endless supply of :class:`Parts`, made by a thread of its own; a context manager.
+    """An endless supply of :class:`Parts` and their cells' depth, made by a thread of its own; a context manager.
 
     Args:
         schedule: which cells come when.
         width: stored values of a batch.
         batch: cells of a batch.
         calls: batches in one call of the compiled program.
+        depth: of the rows of the schedule, or None where it is not needed.
     """
 
-    def __init__(self, schedule: Schedule, width: int, batch: int, calls: int):
-        self._schedule, self._width, self._batch, self._calls = schedule, width, batch, calls
+    def __init__(
+        self,
+        schedule: Schedule,
+        width: int,
+        batch: int,
+        calls: int,
+        depth: Float[np.ndarray, " cells"] | None = None,
+    ):
+        self._schedule, self._width, self._batch, self._calls, self._depth = schedule, width, batch, calls, depth
         self._ready: queue.Queue = queue.Queue(maxsize=_AHEAD)
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -235,8 +259,8 @@ class Feed:
         self._thread = threading.Thread(target=self._work, args=(step,), name="feed", daemon=True)
         self._thread.start()
 
-    def __next__(self) -> Parts:
-        """The next batches, on the device; an error of the thread is raised here as it is."""
+    def __next__(self) -> tuple[Parts, Float[Array, "batches cells"] | None]:
+        """The next batches and the depth of their cells, on the device; an error of the thread is raised as it is."""
         found = self._ready.get()
         if isinstance(found, BaseException):
             raise found
@@ -249,10 +273,13 @@ class Feed:
 
     def _work(self, step: int) -> None:
         try:
-            pieces = self._schedule.pieces(step * self._batch, self._calls * self._batch)
+            size = self._calls * self._batch
+            pieces = self._schedule.pieces(step * self._batch, size)
+            places = self._schedule.places(step * self._batch, size)
             while not self._stop.is_set():
                 begun = time.perf_counter()
-                parts = devices.replicate(pack(next(pieces), self._batch, self._width))
+                depth = None if self._depth is None else self._depth[next(places)].reshape(self._calls, self._batch)
+                parts = devices.replicate((pack(next(pieces), self._batch, self._width), depth))
                 self.seconds += time.perf_counter() - begun
                 self.cells += self._calls * self._batch
                 self._offer(parts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -9,11 +10,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from scbig import devices, flow, losses, rng
+from scbig import anchor, devices, flow, losses, rng
 from scbig.errors import InputError
 from scbig.nn.condition import Encoded
 from scbig.nn.velocity import FlowNet
@@ -22,9 +24,9 @@ from scbig.training.autoencoder import Autoencoder
 from scbig.training.populations import Populations, Watched, displacements, draw
 from scbig.training.state import TrainState, apply_gradients, initial_state, make_optimizer
 
-__all__ = ["Alignment", "FlowConfig", "FlowTask", "sample_latents", "train_flow"]
+__all__ = ["Alignment", "FlowConfig", "FlowTask", "evidence", "sample_latents", "train_flow"]
 
-_ANCHOR_RATE = 1e-3  # first learning rate of the shift's own fit
+_SHIFT_RATE = 1e-3  # first learning rate of the shift's own fit
 
 
 @dataclass(frozen=True)
@@ -44,10 +46,11 @@ class FlowConfig:
     times: int = 4  # different times among a condition's cells in a step; 0: one for each cell
     coupling: str = "sinkhorn"  # independent | sinkhorn | exact | precomputed
     epsilon: float = 0.05  # of the coupling, as a share of the mean cost
-    anchor: float = 1.0  # weight of the regression that fits the additive shift
-    anchor_steps: int = 500  # updates of that regression alone, on all conditions at once, before the flow starts
+    shift: float = 1.0  # weight of the regression that fits the additive shift; an anchor stands in its place
+    shift_steps: int = 500  # updates of that regression alone, on all conditions at once, before the flow starts
     lambda_corr: float = 0.1
     lambda_path: float = 0.1
+    lambda_gene: float = 0.0  # of the mean effect, genes that the condition moves counting more as training goes on
     align_conditions: int = 1  # conditions of the batch that enter the alignment losses
     align_cells: int = 32
     align_every: int = 2  # steps from one evaluation of the alignment losses to the next
@@ -69,6 +72,8 @@ class Alignment(NamedTuple):
         pathways: row-normalised membership, ``[pathways, genes]``.
         activity: pathway activity of training cells, ``[kept, pathways]``.
         row: which of them stands for each cell of ``Populations.z``, ``[cells]``; None where they are these cells.
+        mean: mean of each group's reconstructed cells, ``[groups, genes]``; None where no loss asks for it.
+        weight: of genes by how far each group's effect stands out of its noise, of mean 1, ``[groups, genes]``.
     """
 
     target: Float[Array, "groups modules modules"]
@@ -76,6 +81,8 @@ class Alignment(NamedTuple):
     pathways: Float[Array, "pathways genes"]
     activity: Float[Array, "kept pathways"]
     row: Int[Array, " cells"] | None = None
+    mean: Float[Array, "groups genes"] | None = None
+    weight: Float[Array, "groups genes"] | None = None
 
 
 class FlowTask(NamedTuple):
@@ -105,8 +112,8 @@ class FlowTask(NamedTuple):
     left: Float[Array, "watched cells dims"] | None = None
 
 
-def _alignment_losses(endpoints, task, config, groups, targets):
-    """Both alignment terms of some cells of each of some groups, weighted and added up; and each alone."""
+def _alignment_losses(endpoints, task, config, groups, targets, step):
+    """The alignment terms of some cells of each of some groups, weighted and added up; and each alone."""
     n, m = endpoints.shape[:2]
     decoded = task.auto.decode(endpoints.reshape(n * m, -1)).reshape(n, m, -1)
     align = task.alignment
@@ -117,7 +124,12 @@ def _alignment_losses(endpoints, task, config, groups, targets):
     if config.lambda_path:
         real = align.activity[targets if align.row is None else align.row[targets]]
         path = jnp.mean(jax.vmap(losses.pathway_transport, (0, 0, None))(decoded, real, align.pathways))
-    return config.lambda_corr * corr + config.lambda_path * path, (corr, path)
+    total = config.lambda_corr * corr + config.lambda_path * path
+    if not config.lambda_gene:
+        return total, (corr, path)
+    weights = losses.mixed_weights(align.weight[groups], losses.scheduled_share(step / config.steps))
+    gene = jnp.mean(jax.vmap(losses.mean_effect_loss)(decoded, align.mean[groups], weights))
+    return total + config.lambda_gene * gene, (corr, path, gene)
 
 
 def _aligned(ẑ1, task, config, groups, targets, step):
@@ -125,18 +137,21 @@ def _aligned(ẑ1, task, config, groups, targets, step):
     n, m = config.align_conditions, config.align_cells
     endpoints, every = ẑ1[:n, :m], config.align_every
 
+    names = ("corr", "path", *(("gene",) if config.lambda_gene else ()))
+
     def evaluate(endpoints):
-        return jax.value_and_grad(_alignment_losses, has_aux=True)(endpoints, task, config, groups[:n], targets[:n, :m])
+        valued = jax.value_and_grad(_alignment_losses, has_aux=True)
+        return valued(endpoints, task, config, groups[:n], targets[:n, :m], step)
 
     def skip(endpoints):
-        return (jnp.zeros(()), (jnp.zeros(()), jnp.zeros(()))), jnp.zeros_like(endpoints)
+        return (jnp.zeros(()), (jnp.zeros(()),) * len(names)), jnp.zeros_like(endpoints)
 
     # The gradient is taken inside: through the condition, steps without it would fill the decoder's activations with
     # zeros. The steps with it stand for those without: the objective is the same on average.
     fixed = jax.lax.stop_gradient(endpoints)
     (value, parts), slope = jax.lax.cond(step % every == 0, evaluate, skip, fixed)
-    corr, path = (every * part for part in parts)
-    return every * (value + jnp.sum(slope * (endpoints - fixed))), {"corr": corr, "path": path}
+    told = {name: every * part for name, part in zip(names, parts, strict=True)}
+    return every * (value + jnp.sum(slope * (endpoints - fixed))), told
 
 
 def _objective(params, graph, task, config, seed, step):
@@ -157,10 +172,10 @@ def _objective(params, graph, task, config, seed, step):
     condition = network.encode(task.populations.conditions.take(groups), encoder_key)
     v = network.velocity(z_t, t, condition, dropout_key)
     matching = jnp.mean(jnp.square(v - u))
-    anchor = jnp.mean(jnp.square(network.velocity.shift(condition) - task.displacement[groups]))
-    loss = matching + config.anchor * anchor
-    metrics = {"flow": matching, "anchor": anchor, "perplexity": perplexity}
-    if config.lambda_corr or config.lambda_path:
+    shift = jnp.mean(jnp.square(network.velocity.shift(condition) - task.displacement[groups]))
+    loss = matching + config.shift * shift
+    metrics = {"flow": matching, "shift": shift, "perplexity": perplexity}
+    if config.lambda_corr or config.lambda_path or config.lambda_gene:
         aligned, parts = _aligned(flow.endpoint(z_t, each, v), task, config, groups, targets, step)
         loss, metrics = loss + aligned, metrics | parts
     return loss, metrics | {"loss": loss}
@@ -172,7 +187,7 @@ def _settle(params, task, *, graph, config, seed):
 
     Otherwise the shift settles while the flow is trained, and stopping on the distribution can come before that.
     """
-    optimizer = optax.adam(optax.cosine_decay_schedule(_ANCHOR_RATE, config.anchor_steps))
+    optimizer = optax.adam(optax.cosine_decay_schedule(_SHIFT_RATE, config.shift_steps))
 
     def loss(params, step):
         network: FlowNet = nnx.merge(graph, params, task.buffers)
@@ -184,7 +199,7 @@ def _settle(params, task, *, graph, config, seed):
         updates, state = optimizer.update(jax.grad(loss)(params, step), state)
         return (optax.apply_updates(params, updates), state), None
 
-    return jax.lax.scan(body, (params, optimizer.init(params)), jnp.arange(config.anchor_steps))[0][0]
+    return jax.lax.scan(body, (params, optimizer.init(params)), jnp.arange(config.shift_steps))[0][0]
 
 
 @partial(jax.jit, static_argnames=("graph", "optimizer", "config", "seed"), donate_argnames="state")
@@ -235,17 +250,21 @@ def _project(task, z):
 
 @jax.jit
 def _left(task):
-    return task.watched.control - _project(task, task.watched.z0)
+    return task.watched.start - _project(task, task.watched.z0)
+
+
+def _decoded(params, task, graph, config):
+    """Decoded cells sampled for each watched group, in the evaluation space."""
+    network = nnx.merge(graph, params, task.buffers)
+    condition = network.encode(task.watched.conditions)
+    return _project(task, sample_latents(network, condition, task.watched.z0, config.solver_steps, config.solver))
 
 
 @partial(jax.jit, static_argnames=("graph", "config"))
 def _held_out_distance(params, task, *, graph, config):
     """Distance of sampled to held-out cells as a share of control's, over the watched groups, and agreement of effects."""
-    network = nnx.merge(graph, params, task.buffers)
     watched = task.watched
-    condition = network.encode(watched.conditions)
-    z1 = sample_latents(network, condition, watched.z0, config.solver_steps, config.solver)
-    predicted = _project(task, z1) + (task.left if config.residual else 0.0)
+    predicted = _decoded(params, task, graph, config) + (task.left if config.residual else 0.0)
     weight = watched.real_weight
     distance = jax.vmap(lambda x, y, w: losses.energy_distance(x, y, None, w))
     ours, controls = (
@@ -261,6 +280,32 @@ def _held_out_distance(params, task, *, graph, config):
     metrics = {"e_distance": ours @ watched.share, "effect_cosine": cosine @ watched.share}
     metrics["e_distance_share"] = (ours @ watched.share) / (controls @ watched.share)
     return relative @ watched.share, metrics
+
+
+@partial(jax.jit, static_argnames=("graph", "config"))
+def _moves(params, task, *, graph, config):
+    return _decoded(params, task, graph, config) - _project(task, task.watched.z0)
+
+
+def evidence(
+    network: FlowNet, params: Any, task: FlowTask, config: FlowConfig, kinds: Sequence[str]
+) -> list[anchor.Evidence]:
+    """What the flow adds to the anchor for every watched group, beside the group's held-out cells.
+
+    Args:
+        network: the network's structure.
+        params: its trained parameters.
+        task: what it was trained on.
+        config: the solver.
+        kinds: what was known of each group when the anchor predicted it, by ``Watched.place``.
+    """
+    graph, _, buffers = nnx.split(network, nnx.Param, ...)
+    task = task._replace(buffers=buffers)
+    start, watched = np.asarray(task.watched.start), task.watched
+    moved = start + np.asarray(_moves(params, task, graph=graph, config=config))
+    real, weight = np.asarray(watched.real), np.asarray(watched.real_weight) > 0
+    groups = zip(start, moved, real, weight, np.asarray(watched.place), np.asarray(watched.trained), strict=True)
+    return [anchor.Evidence(s, m, r[w], kinds[int(p)], bool(t)) for s, m, r, w, p, t in groups]
 
 
 def _cosine(x, y):
@@ -317,7 +362,7 @@ def train_flow(
     def evaluate(params):
         return _held_out_distance(params, task, graph=graph, config=config)
 
-    if config.anchor and config.anchor_steps:
+    if config.shift and config.shift_steps:
         params = _settle(params, task, graph=graph, config=config, seed=seed)
     schedule = loop.LoopConfig(total, config.chunk, every, config.patience, config.checkpoint_every)
     return loop.run("train", initial_state(params, optimizer), forward, evaluate, schedule, folder, log_folder)

@@ -17,14 +17,17 @@ from jaxtyping import Array, Bool, Float, Int
 from scbig import devices, losses, rng
 from scbig.console import say
 from scbig.data.store import Rows, column_sums
+from scbig.errors import InputError
 from scbig.training import loop
-from scbig.training.autoencoder import Autoencoder, encode_blocks
+from scbig.training.autoencoder import Autoencoder, Counts, dispersion_of, encode_blocks
 from scbig.training.feed import Feed, Parts, Schedule, batches_per_call, choose_feed, densify, resident, stored
 from scbig.training.state import TrainState, apply_gradients, initial_state, make_optimizer
 
 __all__ = ["PretrainConfig", "advance", "advance_streamed", "pretrain"]
 
 _SCALED = 65_536  # cells whose latents give the mean and the scale
+_BLOCK = 4096  # cells whose counts are summed at once
+_HALVINGS = 1  # of the counts that are told from the others: one leaves a half of them, two a quarter
 
 
 @dataclass(frozen=True)
@@ -47,16 +50,42 @@ class PretrainConfig:
     buffer: int = 16384  # cells that are shuffled together when streaming
 
 
-def _update(state, cells, auto, optimizer, config, seed):
-    """One update on a batch of centred cells."""
-    cells = devices.spread(cells)
+def _update(state, x, depth, auto, optimizer, config, seed):
+    """One update on a batch of cells, given as log-expression, and their depth where counts are modelled."""
     dropout = rng.key(seed, "gcae dropout", state.step)
+    if auto.counts is None:
+        cells = devices.spread(x - auto.gene_mean[None])
+    else:
+        halves = devices.spread(_divided(x, depth, auto, rng.key(seed, "gcae halves", state.step)))
 
     def objective(params):
-        return losses.reconstruction(nnx.merge(auto.graph, params, auto.buffers)(cells, dropout), cells)
+        network = nnx.merge(auto.graph, params, auto.buffers)
+        if auto.counts is None:
+            return losses.reconstruction(network(cells, dropout), cells)
+        return _surprise(network, params, *halves, auto, dropout)
 
     loss, gradients = jax.value_and_grad(objective)(state.params)
     return apply_gradients(state, gradients, optimizer, config.ema), {"loss": loss}
+
+
+def _divided(x, depth, auto, key):
+    """One part of every cell's counts as centred log-expression to be encoded, the other part and its depth to be told.
+
+    An autoencoder that is asked for the counts it was given learns their noise; noise drawn anew would then come on top.
+    The noise of two random parts of the same counts is independent, so that only what they share can be learned.
+    """
+    counts = jnp.round(jnp.expm1(x) * depth[:, None])
+    told, share = counts, 1.0
+    for number in range(_HALVINGS):
+        told, share = losses.thinned(told, jax.random.fold_in(key, number)), share / 2.0
+    given = jnp.log1p((counts - told) / ((1.0 - share) * depth[:, None]))
+    return given - auto.gene_mean[None], told, share * depth
+
+
+def _surprise(network, params, cells, told, depth, auto, dropout):
+    """Mean negative log-likelihood of counts, given others of the same cells."""
+    log_mean = network(cells, dropout) + auto.counts.log_rate[None] + jnp.log(depth)[:, None]
+    return -jnp.mean(losses.log_likelihood(told, log_mean, dispersion_of(params, auto.counts)))
 
 
 @partial(jax.jit, static_argnames=("optimizer", "config", "seed", "chunk"), donate_argnames="state")
@@ -65,6 +94,7 @@ def advance(
     x: Float[Array, "cells genes"],
     train: Int[Array, " training"],
     auto: Autoencoder,
+    depth: Float[Array, " training"] | None = None,
     *,
     optimizer: optax.GradientTransformation,
     config: PretrainConfig,
@@ -73,13 +103,14 @@ def advance(
 ) -> tuple[TrainState, dict[str, Array]]:
     """``chunk`` updates in one compiled call, on cells drawn with replacement from a matrix on the device.
 
-    The draw depends on the seed and the step alone. The state is consumed; metrics are means over the updates.
+    The draw depends on the seed and the step alone. The state is consumed; metrics are means over the updates. ``depth``
+    is that of the rows of ``x``, where counts are modelled.
     """
 
     def body(carry, _):
         key = rng.key(seed, "gcae batch", carry.step)
-        index = jax.random.randint(key, (config.batch,), 0, train.shape[0])
-        return _update(carry, x[train[index]] - auto.gene_mean[None], auto, optimizer, config, seed)
+        index = train[jax.random.randint(key, (config.batch,), 0, train.shape[0])]
+        return _update(carry, x[index], None if depth is None else depth[index], auto, optimizer, config, seed)
 
     state, metrics = jax.lax.scan(body, state, length=chunk)
     return state, {name: jnp.mean(values) for name, values in metrics.items()}
@@ -90,6 +121,7 @@ def advance_streamed(
     state: TrainState,
     parts: Parts,
     auto: Autoencoder,
+    depth: Float[Array, "batches cells"] | None = None,
     *,
     optimizer: optax.GradientTransformation,
     config: PretrainConfig,
@@ -97,11 +129,12 @@ def advance_streamed(
 ) -> tuple[TrainState, dict[str, Array]]:
     """One update for each batch that came from disk, in one compiled call."""
 
-    def body(carry, part):
-        cells = densify(*part, config.batch, auto.gene_mean.shape[0]) - auto.gene_mean[None]
-        return _update(carry, cells, auto, optimizer, config, seed)
+    def body(carry, batch):
+        part, sizes = batch
+        cells = densify(*part, config.batch, auto.gene_mean.shape[0])
+        return _update(carry, cells, sizes, auto, optimizer, config, seed)
 
-    state, metrics = jax.lax.scan(body, state, parts)
+    state, metrics = jax.lax.scan(body, state, (parts, depth))
     return state, {name: jnp.mean(values) for name, values in metrics.items()}
 
 
@@ -114,6 +147,24 @@ def _held_out_error(params, cells, auto):
     return error, {"explained": 1.0 - error / jnp.mean(jnp.square(cells))}
 
 
+@jax.jit
+def _held_out_surprise(params, x, depth, auto):
+    """The same of counts: what the expected log-expression explains is comparable, the surprise is not."""
+    network, key = nnx.merge(auto.graph, params, auto.buffers), rng.key(0, "gcae held-out halves")
+
+    def batch(each):
+        number, x, depth = each
+        halves = _divided(x, depth, auto, jax.random.fold_in(key, number))
+        log_rate = network(x - auto.gene_mean[None]) + auto.counts.log_rate[None]
+        expected = losses.expected_log(log_rate, dispersion_of(params, auto.counts), depth)
+        return _surprise(network, params, *halves, auto, None), jnp.mean(jnp.square(expected - x))
+
+    surprise, squared = jax.lax.map(batch, (jnp.arange(x.shape[0]), x, depth))
+    error = jnp.mean(squared)
+    extra = {"error": error, "explained": 1.0 - error / jnp.mean(jnp.square(x - auto.gene_mean[None, None]))}
+    return jnp.mean(surprise), extra
+
+
 def pretrain(
     auto: Autoencoder,
     x: Any,
@@ -123,6 +174,7 @@ def pretrain(
     seed: int,
     folder: Path,
     log_folder: Path,
+    depth: Float[np.ndarray, " cells"] | None = None,
 ) -> tuple[Autoencoder, TrainState]:
     """Trains until the reconstruction of held-out cells of the training conditions stops improving.
 
@@ -135,6 +187,7 @@ def pretrain(
         seed: the run's seed.
         folder: for checkpoints.
         log_folder: the run directory.
+        depth: of every cell, in units of the sum that counts are scaled to; needed where counts are modelled.
 
     Returns:
         The autoencoder with its best parameters, the training mean and the latent scale; and the loop's last state.
@@ -148,8 +201,14 @@ def pretrain(
     kind, line = choose_feed(config.feed, config.device_gb, *rows.shape)
     say(f"pretrain: {line}")
     auto = replace(auto, gene_mean=jnp.asarray(column_sums(rows) / max(len(rows), 1), jnp.float32))
+    own = None
+    if auto.counts is not None:
+        own = depth[train]
+        auto = replace(auto, counts=_count_moments(rows, own))
     everywhere = devices.replicate(auto)
-    cells = devices.replicate(_held_out_cells(x, held_out, auto, config, seed))
+    watched = _watched(held_out, config, seed)
+    cells = devices.replicate(_held_out_cells(x, watched, auto))
+    sizes = None if own is None else devices.replicate(depth[watched].reshape(cells.shape[:2]))
 
     per_epoch = max(1, round(len(rows) / config.batch))
     chunk = min(per_epoch, 50)
@@ -160,20 +219,22 @@ def pretrain(
     settings = {"optimizer": optimizer, "config": config, "seed": seed}
 
     def evaluate(params):
-        return _held_out_error(params, cells, everywhere)
+        if own is None:
+            return _held_out_error(params, cells, everywhere)
+        return _held_out_surprise(params, cells, sizes, everywhere)
 
     def train_by(forward):
         start = initial_state(auto.params, optimizer)
         return loop.run("pretrain", start, forward, evaluate, schedule, folder, log_folder)
 
     if kind == "device":
-        on_device, places = devices.replicate((resident(rows), jnp.arange(len(rows), dtype=jnp.int32)))
-        state = train_by(lambda state: advance(state, on_device, places, everywhere, chunk=chunk, **settings))
+        on_device, places, deep = devices.replicate((resident(rows), jnp.arange(len(rows), dtype=jnp.int32), own))
+        state = train_by(lambda state: advance(state, on_device, places, everywhere, deep, chunk=chunk, **settings))
         del on_device
     else:
         width = stored(rows, config.batch)
         calls = batches_per_call(chunk, width)
-        with Feed(Schedule(rows, seed, config.buffer), width, config.batch, calls) as feed:
+        with Feed(Schedule(rows, seed, config.buffer), width, config.batch, calls, own) as feed:
             state = train_by(_from_feed(feed, chunk // calls, everywhere, settings))
         if feed.cells:
             say(f"pretrain: feed stream, {feed.rate:,.0f} cells/s")
@@ -192,24 +253,59 @@ def _from_feed(feed: Feed, n_calls: int, auto: Autoencoder, settings: dict[str, 
             started = True
         every = []
         for _ in range(n_calls):
-            state, metrics = advance_streamed(state, next(feed), auto, **settings)
+            parts, depth = next(feed)
+            state, metrics = advance_streamed(state, parts, auto, depth, **settings)
             every.append(metrics)
         return state, jax.tree.map(lambda *values: sum(values) / n_calls, *every)
 
     return forward
 
 
-def _held_out_cells(
-    x: Rows, held_out: Bool[np.ndarray, " cells"], auto: Autoencoder, config: PretrainConfig, seed: int
-) -> Float[Array, "batches batch genes"]:
-    """The centred cells to stop on, in whole batches."""
+def _count_moments(rows: Rows, depth: Float[np.ndarray, " cells"]) -> Counts:
+    """Mean rate and dispersion of the training counts, block by block.
+
+    Raises:
+        InputError: where expression and depth do not give whole counts.
+    """
+    total, squares, mixed = np.zeros((3, rows.shape[1]))
+    for number, block in enumerate(rows.blocks(_BLOCK)):
+        sizes = depth[number * _BLOCK :][: block.shape[0]].astype(np.float64)
+        each = np.repeat(sizes, np.diff(block.indptr))
+        found = np.expm1(block.data.astype(np.float64)) * each
+        counts = np.round(found)
+        if (np.abs(found - counts) > 0.02 + 1e-3 * counts).any():
+            raise InputError(
+                "expression and obs['size_factor'] of the prepared screen do not give whole counts; run `scbig prepare` "
+                "again on counts, or set --config.gcae.likelihood=gaussian"
+            )
+        for sums, weights in ((total, counts), (squares, counts**2), (mixed, counts * each)):
+            sums += np.bincount(block.indices, weights=weights, minlength=len(sums))
+    size, square = float(depth.sum(dtype=np.float64)), float(np.square(depth, dtype=np.float64).sum())
+    # Half a count where a gene has none, so that its rate has a logarithm.
+    rate = np.maximum(total, 0.5) / size
+    excess = squares - 2.0 * rate * mixed + square * rate**2 - size * rate
+    inverse = np.clip(square * rate**2 / np.maximum(excess, 1e-9), 0.05, 50.0)
+    logs = jnp.asarray(np.log([rate, inverse]), jnp.float32)
+    return Counts(logs[0], logs[1], jnp.asarray(np.median(depth), jnp.float32))
+
+
+def _watched(held_out: Bool[np.ndarray, " cells"], config: PretrainConfig, seed: int) -> Int[np.ndarray, " watched"]:
+    """The cells to stop on, in whole batches."""
     watched = np.flatnonzero(held_out)
     if len(watched) > config.max_held_out:
         watched = np.sort(rng.generator(seed, "gcae held out").choice(watched, config.max_held_out, replace=False))
     # Whole batches only: the few cells left over are not worth a second compilation.
     size = min(256, len(watched))
-    dense = x[watched[: len(watched) // size * size]].toarray()
-    return (jnp.asarray(dense) - auto.gene_mean[None]).reshape(-1, size, x.shape[1])
+    return watched[: len(watched) // size * size]
+
+
+def _held_out_cells(
+    x: Rows, watched: Int[np.ndarray, " watched"], auto: Autoencoder
+) -> Float[Array, "batches batch genes"]:
+    """The expression of the cells to stop on in batches; centred, unless counts are modelled."""
+    cells = jnp.asarray(x[watched].toarray())
+    cells = cells - auto.gene_mean[None] if auto.counts is None else cells
+    return cells.reshape(-1, min(256, len(watched)), x.shape[1])
 
 
 def _standardised(auto: Autoencoder, rows: Rows, seed: int) -> Autoencoder:

@@ -18,6 +18,7 @@ from scbig.data.conditions import CONTROL
 from scbig.errors import InputError, some
 from scbig.nn.condition import Conditions
 from scbig.rng import generator
+from scbig.training.starts import Starts
 from scbig.training.vocabulary import Group
 
 __all__ = ["Populations", "Watched", "build", "displacements", "draw", "watch"]
@@ -27,12 +28,14 @@ class Populations(NamedTuple):
     """Training cells of every group (a condition in a context); a pytree of arrays.
 
     Attributes:
-        z: latents of all cells given, ``[cells, latent]``.
+        z: latents of all cells given, and after them of the controls that an anchor moved, ``[cells, latent]``.
         targets: places in ``z`` of the training cells, group after group, ``[targets]``.
         start: where each group begins in ``targets``, ``[groups]``.
         count: how many cells it has, ``[groups]``.
-        controls: places in ``z`` of the training controls, pool after pool, ``[controls]``.
-        pool_start: where the pool of each target's context (and batch) begins in ``controls``, ``[targets]``.
+        controls: places in ``z`` of what the flow starts from, pool after pool: training controls, or controls moved by
+            the anchor, ``[controls]``.
+        pool_start: where the pool of each target's context (and batch, and with an anchor group) begins in
+            ``controls``, ``[targets]``.
         pool_count: how many controls that pool has, ``[targets]``.
         pairs: precomputed partners among ``z`` of each target, ``[targets, draws]``; one column of zeros where the
             coupling is not precomputed.
@@ -54,20 +57,27 @@ class Watched(NamedTuple):
     """Held-out cells of trained and of validation groups, to stop on their distribution; padded to one size.
 
     Attributes:
-        z0: latents of held-out controls, ``[groups, cells, latent]``.
+        z0: latents that the flow starts from: of held-out controls, moved where there is an anchor,
+            ``[groups, cells, latent]``.
+        start: these cells in the evaluation space, ``[groups, cells, dims]``.
         real: held-out perturbed cells in the evaluation space, ``[groups, cells, dims]``.
         real_weight: 1 for a cell, 0 for padding, ``[groups, cells]``.
         control: held-out controls in the evaluation space, ``[groups, cells, dims]``.
         conditions: what the encoder is told about each group.
         share: weight of each group in the score, ``[groups]``; adds up to one.
+        trained: whether other cells of the group are trained on, ``[groups]``.
+        place: number of the group among those given to :func:`watch`, ``[groups]``.
     """
 
     z0: Float[Array, "groups cells latent"]
+    start: Float[Array, "groups cells dims"]
     real: Float[Array, "groups cells dims"]
     real_weight: Float[Array, "groups cells"]
     control: Float[Array, "groups cells dims"]
     conditions: Conditions
     share: Float[Array, " groups"]
+    trained: Bool[Array, " groups"]
+    place: Int[Array, " groups"]
 
 
 def _pools(obs: pd.DataFrame, by_batch: bool) -> tuple[Int[np.ndarray, " cells"], Callable[[int], str]]:
@@ -102,6 +112,8 @@ def build(
     coupling: str,
     epsilon: float,
     seed: int,
+    starts: Starts | None = None,
+    most: int = 256,
 ) -> tuple[Populations, dict[str, float]]:
     """Sorts the training cells into groups and finds the control pool of each.
 
@@ -116,6 +128,8 @@ def build(
         coupling: ``precomputed`` pairs all cells of each group here, once.
         epsilon: its regularisation, as a share of the mean cost.
         seed: the run's seed.
+        starts: moves controls for each group; None starts from the controls as they are.
+        most: controls moved for each group.
 
     Returns:
         The populations, and the mean perplexity of the precomputed plans (empty otherwise).
@@ -136,29 +150,50 @@ def build(
         raise InputError(
             f"no training controls in {some(orphans)}; match on the context alone with --config.flow.match_batch=False"
         )
-    size = np.zeros(pool.max() + 1, np.int64)
+    start = np.cumsum(count) - count
+    where = pool[order]
+    if starts is not None:
+        z, where, found = _moved(z, where, found, start, count, starts, most, seed)
+    size = np.zeros(max(found) + 1, np.int64)
     for each, members in found.items():
         size[each] = len(members)
     begin = np.cumsum(size) - size
     controls = np.concatenate([found[each] for each in sorted(found)])
-    start = np.cumsum(count) - count
     pairs, report = np.zeros((len(order), 1), np.int32), {}
     if coupling == "precomputed":
-        pairs, report = _pair(z, order, pool, found, start, count, seed, epsilon)
+        pairs, report = _pair(z, order, where, found, start, count, seed, epsilon)
     return Populations(
         z=jax.device_put(z),
         targets=jnp.asarray(order, jnp.int32),
         start=jnp.asarray(start, jnp.int32),
         count=jnp.asarray(count, jnp.int32),
         controls=jnp.asarray(controls, jnp.int32),
-        pool_start=jnp.asarray(begin[pool[order]], jnp.int32),
-        pool_count=jnp.asarray(size[pool[order]], jnp.int32),
+        pool_start=jnp.asarray(begin[where], jnp.int32),
+        pool_count=jnp.asarray(size[where], jnp.int32),
         pairs=jnp.asarray(pairs),
         conditions=conditions,
     ), report
 
 
-def _pair(z, order, pool, controls, start, count, seed, epsilon, draws=16):
+def _moved(z, where, found, start, count, starts, most, seed):
+    """Latents with those of moved controls after them, and a pool of these for every group and pool of its targets."""
+    rng = generator(seed, "moved controls")
+    jobs, pools, numbers = [], {}, np.empty_like(where)
+    place = len(z)
+    for group, (first, length) in enumerate(zip(start, count, strict=True)):
+        mine = where[first : first + length]
+        for each, times in zip(*np.unique(mine, return_counts=True), strict=True):
+            own = found[int(each)]
+            n = int(np.clip(round(most * times / length), 1, len(own)))
+            jobs.append((group, np.sort(rng.choice(own, n, replace=False))))
+            number = len(pools)
+            pools[number] = np.arange(place, place + n)
+            numbers[first : first + length][mine == each] = number
+            place += n
+    return np.concatenate([z, *starts.latents(jobs)]), numbers, pools
+
+
+def _pair(z, order, where, controls, start, count, seed, epsilon, draws=16):
     """Partners of every target: one entropic plan per group and pool, several at once."""
     partners = np.empty((len(order), draws), np.int32)
 
@@ -171,7 +206,7 @@ def _pair(z, order, pool, controls, start, count, seed, epsilon, draws=16):
     jobs = []
     for group, (first, length) in enumerate(zip(start, count, strict=True)):
         members = np.arange(first, first + length)
-        mine = pool[order[members]]
+        mine = where[members]
         jobs += [(group, members[mine == each], controls[each]) for each in pd.unique(mine)]
     # Every plan has draws of its own, so the order in which they are done does not matter.
     with ThreadPoolExecutor(os.cpu_count()) as threads:
@@ -218,6 +253,7 @@ def watch(
     n_cells: int,
     n_groups: int,
     seed: int,
+    starts: Starts | None = None,
 ) -> Watched:
     """Draws held-out cells of up to ``n_groups`` trained groups and as many validation groups, with controls.
 
@@ -233,6 +269,7 @@ def watch(
         n_cells: held-out cells of each group.
         n_groups: groups of either kind at the most.
         seed: the run's seed.
+        starts: moves controls for each group; None starts from the controls as they are.
 
     Raises:
         InputError: where no trained group has held-out cells.
@@ -245,9 +282,9 @@ def watch(
     none = np.empty(0, np.int64)
     chosen: tuple[list[int], list[int]] = ([], [])
     rows, weights, sources = {}, {}, {}
-    for place in rng.permutation(len(groups)):
+    for place in rng.permutation(len(groups)).tolist():
         kind = chosen[int(place >= n_trained)]
-        mine, own = cells.get(int(place), none), controls.get(groups[place].context, none)
+        mine, own = cells.get(place, none), controls.get(groups[place].context, none)
         # Two cells are the least that an unbiased distance can be computed from.
         if len(mine) < 2 or len(own) < 2 or len(kind) == n_groups:
             continue
@@ -266,13 +303,21 @@ def watch(
         found = space(places.ravel()) if callable(space) else space[places.ravel()]
         return jnp.asarray(found.reshape(*places.shape, -1))
 
+    control = at(source)
+    z0, begin = z[source], control
+    if starts is not None:
+        jobs = list(zip(order, source, strict=True))
+        z0, begin = np.stack(starts.latents(jobs)), np.stack(starts.projected(jobs))
     return Watched(
-        z0=jnp.asarray(z[source]),
+        z0=jnp.asarray(z0),
+        start=jnp.asarray(begin, jnp.float32),
         real=at(row),
         real_weight=jnp.asarray(np.stack([weights[place] for place in order]), jnp.float32),
-        control=at(source),
+        control=control,
         conditions=conditions.take(jnp.asarray(np.array(order))),
         share=jnp.asarray(share, jnp.float32),
+        trained=jnp.asarray(np.array(order) < n_trained),
+        place=jnp.asarray(np.array(order), jnp.int32),
     )
 
 

@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from scbig.data.conditions import CONTROL, genes_of
 from scbig.errors import InputError, some
 from scbig.files import atomic
-from scbig.nn.condition import Conditions
+from scbig.nn.condition import Bank, Conditions
 
 __all__ = ["IDENTITY", "Group", "Vocabulary", "group_cells"]
 
@@ -59,12 +59,14 @@ class Vocabulary:
         vectors: per source, their vectors ``[names, dims]``, each of length √dims so that entries are of order one.
         alias: per source, other names of perturbations, to the name that it uses.
         contexts: the contexts of the training data, in the order of their numbers.
+        trained: the perturbations of the training conditions, in the order of their rows in the bank.
     """
 
     genes: dict[str, tuple[str, ...]]
     vectors: dict[str, Float[np.ndarray, ...]]
     alias: dict[str, dict[str, str]]
     contexts: tuple[str, ...]
+    trained: tuple[str, ...] = ()
 
     @classmethod
     def build(
@@ -79,7 +81,8 @@ class Vocabulary:
 
         Args:
             embeddings: per source, names and vectors.
-            perturbations: those of the training conditions; each gets a one-hot vector where ``identity`` is set.
+            perturbations: those of the training conditions; each gets a one-hot vector where ``identity`` is set, and a
+                row in the bank.
             identity: whether there is such a source. It lets the model tell apart what the others cannot, and is
                 masked for perturbations never trained on.
             alias: per source, other names, to the name that it uses.
@@ -101,7 +104,8 @@ class Vocabulary:
                 "no source tells perturbations apart; name embeddings in --config.priors.condition, "
                 "or 'identity' to predict only perturbations that were trained on"
             )
-        return cls(genes, vectors, {source: dict(names) for source, names in alias.items()}, tuple(contexts))
+        alias = {source: dict(names) for source, names in alias.items()}
+        return cls(genes, vectors, alias, tuple(contexts), tuple(sorted(set(perturbations))))
 
     @property
     def dims(self) -> dict[str, int]:
@@ -116,6 +120,43 @@ class Vocabulary:
     @cached_property
     def _rows(self) -> dict[str, dict[str, int]]:
         return {source: {name: row for row, name in enumerate(names)} for source, names in self.genes.items()}
+
+    @cached_property
+    def _own(self) -> dict[str | tuple[str, int], int]:
+        """Row in the bank by name and by place in a source, since an alias of a trained perturbation is the same."""
+        found: dict[str | tuple[str, int], int] = {name: row for row, name in enumerate(self.trained)}
+        for source in self._compared:
+            for row, name in enumerate(self.trained):
+                if (at := self.place(source, name)) is not None:
+                    found.setdefault((source, at), row)
+        return found
+
+    def _row(self, perturbation: str) -> int:
+        places = [(source, self.place(source, perturbation)) for source in self._compared]
+        return next((self._own[key] for key in (perturbation, *places) if key in self._own), -1)
+
+    @property
+    def _compared(self) -> list[str]:
+        return [source for source in sorted(self.genes) if source != IDENTITY]
+
+    def bank(self) -> Bank:
+        """The vectors of the training perturbations in every source but their identity, by which none is like another.
+
+        Raises:
+            InputError: where there is no such source, or the vocabulary was written before banks were.
+        """
+        if not self._compared or not self.trained:
+            raise InputError(
+                "the kernel compares embeddings of the trained perturbations and there are none; name some in "
+                "--config.priors.condition and train anew, or --config.condition.kernel=False"
+            )
+        places = {source: [self.place(source, name) for name in self.trained] for source in self._compared}
+        sources, known = {}, {}
+        for source, each in places.items():
+            known[source] = jnp.asarray([at is not None for at in each])
+            rows = self.vectors[source][[0 if at is None else at for at in each]]
+            sources[source] = jnp.asarray(np.where(np.asarray(known[source])[:, None], rows, 0.0), jnp.float32)
+        return Bank(sources, known)
 
     def unknown(self, perturbations: Sequence[str]) -> list[str]:
         """Those that no source knows."""
@@ -138,9 +179,10 @@ class Vocabulary:
         if strange:
             raise InputError(f"context {some(strange)} was not trained on; there are {', '.join(self.contexts)}")
         shape = (len(groups), max([1, *map(len, tokens)]))
-        present = np.zeros(shape, bool)
+        present, own = np.zeros(shape, bool), np.full(shape, -1)
         for row, names in enumerate(tokens):
             present[row, : len(names)] = True
+            own[row, : len(names)] = [self._row(name) for name in names]
         sources, known = {}, {}
         for source in self.genes:
             sources[source] = np.zeros((*shape, self.vectors[source].shape[1]), np.float32)
@@ -158,6 +200,7 @@ class Vocabulary:
             present=jnp.asarray(present),
             dose=jnp.asarray(dose, jnp.float32),
             context=jnp.asarray([self.contexts.index(group.context) for group in groups], jnp.int32),
+            own=jnp.asarray(own, jnp.int32),
         )
 
     def coverage(self, perturbations: Sequence[str]) -> dict[str, list[str]]:
@@ -166,7 +209,7 @@ class Vocabulary:
 
     def save(self, path: Path) -> None:
         """Writes everything that sampling needs to know of perturbations, in one compressed file."""
-        arrays = {"contexts": np.array(self.contexts, str)}
+        arrays = {"contexts": np.array(self.contexts, str), "trained": np.array(self.trained, str)}
         for source, names in self.genes.items():
             arrays[f"genes:{source}"] = np.array(names, str)
             pairs = [list(pair) for pair in self.alias.get(source, {}).items()]
@@ -185,4 +228,5 @@ class Vocabulary:
                 vectors={source: file[f"vectors:{source}"].astype(np.float32) for source in sources},
                 alias={source: dict(file[f"alias:{source}"].tolist()) for source in sources},
                 contexts=tuple(file["contexts"].tolist()),
+                trained=tuple(file["trained"].tolist()) if "trained" in file.files else (),
             )

@@ -138,3 +138,12 @@ def test_induced_block_ignores_the_order_of_tokens():
     tokens = jnp.asarray(np.random.default_rng(5).normal(size=(2, 6, 16)), jnp.float32)
     order = np.random.default_rng(6).permutation(6)
     np.testing.assert_allclose(block(tokens[:, order])[0], block(tokens)[0][:, order], atol=1e-5)
+
+
+def test_only_counts_have_dispersions(cells):
+    plain, counts = (nnx.state(make(likelihood=which), nnx.Param) for which in ("gaussian", "negative_binomial"))
+    assert set(counts) - set(plain) == {"dispersion"} and counts["dispersion"][...].shape == (GENES,)
+    # All else begins alike.
+    np.testing.assert_array_equal(make(likelihood="negative_binomial")(cells), make()(cells))
+    with pytest.raises(ValueError, match="no likelihood called 'poisson'"):
+        make(likelihood="poisson")

@@ -20,7 +20,8 @@ from scbig.training.vocabulary import Group
 
 @pytest.fixture(scope="module")
 def predictor(tiny_run):
-    return predict.load(tiny_run)
+    """Of a run without an anchor; ``test_anchored.py`` has one."""
+    return replace(predict.load(tiny_run), anchor=None)
 
 
 @pytest.fixture(scope="module")

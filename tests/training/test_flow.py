@@ -129,13 +129,13 @@ def test_both_alignment_terms_reach_the_gradient_of_every_step(task, coupling):
 
     plain, metrics = gradient(0.0, 0.0)
     assert "corr" not in metrics
-    np.testing.assert_allclose(metrics["loss"], metrics["flow"] + metrics["anchor"], rtol=1e-5)
+    np.testing.assert_allclose(metrics["loss"], metrics["flow"] + metrics["shift"], rtol=1e-5)
     for corr, path in ((1.0, 0.0), (0.0, 1.0)):
         aligned, metrics = gradient(corr, path)
         assert np.isfinite(aligned).all() and np.linalg.norm(aligned - plain) > 1e-6
         np.testing.assert_allclose(
             metrics["loss"],
-            metrics["flow"] + metrics["anchor"] + corr * metrics["corr"] + path * metrics["path"],
+            metrics["flow"] + metrics["shift"] + corr * metrics["corr"] + path * metrics["path"],
             rtol=1e-5,
         )
         # In every second step with twice the weight, and not at all in the one between.

@@ -94,3 +94,57 @@ def test_cells_are_kept_back_from_every_group_that_can_spare_them():
     assert obs[kept]["condition"].value_counts().to_dict() == {"control": 10, "A": 4, "B": 2}
     again = hold_out(obs, trainable, 0.1, 0)[1]
     assert (again == kept).all() and (hold_out(obs, trainable, 0.1, 1)[1] != kept).any()
+
+
+def test_the_bank_holds_the_trained_perturbations_and_travels(vocabulary, tmp_path):
+    vocabulary.save(tmp_path / "v.npz")
+    again = Vocabulary.load(tmp_path / "v.npz")
+    bank, kept = vocabulary.bank(), again.bank()
+    assert again.trained == ("A", "X") and sorted(bank.sources) == ["network", "text"]
+    for source in bank.sources:
+        np.testing.assert_array_equal(bank.sources[source], kept.sources[source])
+        np.testing.assert_array_equal(bank.known[source], kept.known[source])
+    assert bank.known["text"].tolist() == [True, False] and not np.asarray(bank.known["network"]).any()
+    np.testing.assert_array_equal(bank.sources["text"][0], vocabulary.vectors["text"][0])
+    own = again.conditions([Group("A+B", "rpe1"), Group("X", "k562")]).own
+    assert own.tolist() == [[0, -1], [1, -1]]
+
+
+def test_an_alias_of_a_trained_perturbation_is_the_same_row():
+    vectors = np.eye(2, dtype=np.float32)
+    one = Vocabulary.build({"network": (["NEW", "B"], vectors)}, ["NEW"], False, {"network": {"OLD": "NEW"}}, ["k"])
+    assert one.conditions([Group("OLD", "k"), Group("NEW", "k"), Group("B", "k")]).own.tolist() == [[0], [0], [-1]]
+
+
+def test_files_without_a_bank_are_read_but_have_no_kernel(vocabulary, tmp_path):
+    vocabulary.save(tmp_path / "v.npz")
+    with np.load(tmp_path / "v.npz") as file:
+        np.savez(tmp_path / "old.npz", **{name: file[name] for name in file.files if name != "trained"})
+    old = Vocabulary.load(tmp_path / "old.npz")
+    assert old.trained == () and old.conditions([Group("A", "k562")]).own.tolist() == [[-1]]
+    with pytest.raises(InputError, match="condition.kernel=False"):
+        old.bank()
+
+
+def test_a_network_with_a_kernel_is_stored_without_its_bank_and_read_with_it(vocabulary, tmp_path):
+    import jax
+    from flax import nnx
+
+    from scbig import config
+    from scbig.run import Run
+    from scbig.training import assemble
+    from scbig.training.checkpoint import save_params
+
+    settings = config.default()
+    settings.condition.width, settings.velocity.width, settings.gcae.latent = 8, 8, 4
+    settings.condition.kernel, settings.condition.fusion = True, "attention"
+    network = assemble.new_flow(settings, vocabulary)
+    network.encoder.neighbours.values[...] += 1.0
+    _, params, buffers = nnx.split(network, nnx.Param, ...)
+    assert {leaf.shape for leaf in jax.tree.leaves(buffers)} == {(2, 4), (2, 3), (2, 2)}
+    run = Run(tmp_path)
+    save_params(run.path("flow/params"), params)
+    vocabulary.save(run.path("flow/conditions.npz"))
+    again = assemble.load_flow(run, settings, Vocabulary.load(run.path("flow/conditions.npz")))
+    given = vocabulary.conditions([Group("A+B", "rpe1"), Group("X", "k562")])
+    jax.tree.map(np.testing.assert_array_equal, network.encode(given), again.encode(given))

@@ -31,6 +31,7 @@ from scbig.training.vocabulary import IDENTITY, Vocabulary, group_cells
 __all__ = ["pretrain", "train"]
 
 _BLOCK = 4096  # cells read at once
+_FAILED = 0.01  # share of the variance of held-out cells below which an autoencoder is worth nothing
 _SPACE_CELLS = 50_000  # training cells that the space to stop in is fitted on
 _CORRELATED = 512  # cells of a group that its target correlation is taken from
 _MOST_ACTIVE, _FEWEST_ACTIVE = 512, 32  # cells of a group whose pathway activities are kept
@@ -73,7 +74,13 @@ def pretrain(run: Run, settings: ConfigDict, remarks: dict) -> None:
         columns = ["condition", "context", "batch", *(["dose"] if "dose" in screen.obs else [])]
         obs = screen.obs[columns].assign(part=pd.Categorical(part)).set_axis(screen.names())
         write_latents(run.path("latents.zarr"), obs, autoencoder.encode_blocks(auto, screen.X), settings.gcae.latent)
-    remarks |= {"best_step": int(state.best_step), "held_out_error": float(state.best_score)}
+    explained = max(line["explained"] for line in training.read_metrics(run.folder, "pretrain"))
+    if explained < _FAILED:
+        say(
+            f"pretrain: the autoencoder explains {explained:.1%} of the variance of held-out cells: it has learned nothing, "
+            "and what follows cannot either; lower --config.pretrain.learning_rate, or give it more epochs"
+        )
+    remarks |= {"best_step": int(state.best_step), "held_out_error": float(state.best_score), "explained": explained}
 
 
 def _vocabulary(settings: ConfigDict, perturbations: list[str], contexts: list[str]) -> Vocabulary:

@@ -97,14 +97,15 @@ class AnchoredCells:
         self._flows = bool(self._mean_gate.any() or self._shape_gate.any())
         self._target = np.maximum(pool_mean + self._effect, 0.0 if options.clip else -np.inf)
         self._names = [(seed, zlib.crc32(f"moved {g.condition}@{g.context}".encode())) for g in groups]
+        self._shifted = anchor.move == "shift"
         self._factor, self._added, self._kept = plan(pool_mean, self._effect, anchor.move)
         if drawn.shape[1] >= _CENTRED:
-            self._centre(pool_mean + self._effect, anchor.move)
+            self._centre(pool_mean + self._effect)
 
     def chunks(self) -> Iterator[tiles.Chunk]:
         """The cells, group after group."""
         offset, restored, tilted = self._probed()
-        for group, cell, (z, x, delta, rates) in self._tiles(self._drawn):
+        for group, cell, (z, x, delta, rates) in self._tiles(self._drawn.shape[1]):
             if rates is not None:
                 x = rates * np.exp(tilted[group])
                 yield tiles.Chunk(z, self._counting.draw(x, self._drawn[group, cell], group, cell))
@@ -115,12 +116,12 @@ class AnchoredCells:
                 x = np.maximum(x, 0.0) * restored[group]
             yield tiles.Chunk(z, x)
 
-    def _centre(self, target: np.ndarray, how: str) -> None:
+    def _centre(self, target: np.ndarray) -> None:
         """Takes the noise out of the means of draws: so many cells can bear to be moved a little more or less."""
         for group, rows in enumerate(self._drawn):
             seen = [self._moved(group, np.arange(i, min(i + _BLOCK, len(rows)))) for i in range(0, len(rows), _BLOCK)]
             mean = sum(each.sum(axis=0, dtype=np.float64) for each in seen) / len(rows)
-            if how == "shift":
+            if self._shifted:
                 self._added[group] = target[group] - mean
                 continue
             wanted = np.maximum(target[group] - self._added[group], 0.0)
@@ -139,8 +140,10 @@ class AnchoredCells:
         """What holds for all cells of a group, found on some: a summand and a factor by gene, or of counts a tilt."""
         shape = self._effect.shape
         offset, restored, tilted = np.zeros(shape, np.float32), np.ones(shape, np.float32), np.zeros(shape, np.float32)
-        if self._flows or self._options.clip or self._counting is not None:
-            for group, cell, (_, x, delta, rates) in self._by_group(self._drawn[:, :_PROBED]):
+        # Cells that are only moved become negative by shifting alone.
+        clipped = self._options.clip and (self._flows or self._shifted)
+        if self._flows or clipped or self._counting is not None:
+            for group, cell, (_, x, delta, rates) in self._by_group(min(_PROBED, self._drawn.shape[1])):
                 share, mean = self._shape_gate[group], self._mean_gate[group]
                 moved = delta.mean(axis=0) if self._flows else np.zeros(shape[1], np.float32)
                 if rates is not None:
@@ -151,7 +154,7 @@ class AnchoredCells:
                     tilted[group] = _tilt(rates[full], self._auto.inverse_dispersion(), depth[full], target)
                     continue
                 offset[group] = (mean - share) * moved
-                if self._options.clip:
+                if clipped:
                     before = x + share * delta + offset[group] if self._flows else x
                     after = np.maximum(before, 0.0).mean(axis=0)
                     wanted = np.maximum(before.mean(axis=0), 0.0)
@@ -159,11 +162,11 @@ class AnchoredCells:
                     restored[group] = np.minimum(factor, 1.0)
         return offset, restored, tilted
 
-    def _by_group(self, drawn: np.ndarray) -> Iterator[tuple[int, np.ndarray, tuple]]:
-        """The same group by group."""
+    def _by_group(self, n_cells: int) -> Iterator[tuple[int, np.ndarray, tuple]]:
+        """The first cells of each group, group by group."""
         held: list[tuple] = []
         current = 0
-        for groups, cells, found in self._tiles(drawn):
+        for groups, cells, found in self._tiles(n_cells):
             for group in np.unique(groups):
                 if group != current:
                     yield current, *_joined(held)
@@ -172,9 +175,9 @@ class AnchoredCells:
                 held.append((cells[mine], tuple(None if each is None else each[mine] for each in found)))
         yield current, *_joined(held)
 
-    def _tiles(self, drawn: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, tuple]]:
-        """Group and number of the cells of each tile, and what the program gives for them."""
-        for group, cell, kept in tiles.packed(*drawn.shape):
+    def _tiles(self, n_cells: int) -> Iterator[tuple[np.ndarray, np.ndarray, tuple]]:
+        """The first cells of each group: group and number of those in each tile, and what the program gives for them."""
+        for group, cell, kept in tiles.packed(len(self._drawn), n_cells):
             told = jax.tree.map(lambda leaf, chosen=group: jnp.asarray(leaf[chosen]), self._encoded)
             x0 = self._moved(group.repeat(cell.shape[1]), cell.ravel()).reshape(*cell.shape, -1)
             found = _tile(

@@ -175,7 +175,8 @@ def _rests_on(run: Run, scores: evaluation.Scores) -> pd.DataFrame | None:
     )
     names = {
         "value": "pearson_delta reached",
-        "skill": "skill expected",
+        "inside": "genes in the 90% interval",
+        "skill": "cross-validated skill",
         "mean_gate": "mean gate",
         "shape_gate": "shape gate",
     }

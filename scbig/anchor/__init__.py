@@ -2,7 +2,7 @@
 
 from scbig.anchor.anchor import Anchor, check_method, fitter, mean_skill, restricted, rounded, save_no_anchor
 from scbig.anchor.crossfit import KINDS, OutOfFold, kind_of, out_of_fold
-from scbig.anchor.gates import CLOSED, Evidence, Gate, fit_gates
+from scbig.anchor.gates import CLOSED, Evidence, Gate, as_records, fit_gates
 from scbig.anchor.intervals import Intervals, fit_intervals
 from scbig.anchor.move import MOVES, Plan, move, plan, thinned
 
@@ -16,6 +16,7 @@ __all__ = [
     "Intervals",
     "OutOfFold",
     "Plan",
+    "as_records",
     "check_method",
     "fit_gates",
     "fit_intervals",

@@ -181,5 +181,5 @@ def gated(settings: ConfigDict, given: Anchored, evidence: Sequence[anchor.Evide
     say("train: kept of what the flow adds: " + "; ".join(
         f"{kind}: mean {g.mean:.2f}, shape {g.shape:.2f}" for kind, g in shown.items()
     ))  # fmt: skip
-    remarks["anchor"]["gates"] = {kind: {"mean": g.mean, "shape": g.shape, "n": g.n} for kind, g in gates.items()}
+    remarks["anchor"]["gates"] = anchor.as_records(gates)
     return replace(given.anchor, gates=gates, settings=given.anchor.model.settings)

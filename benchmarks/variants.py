@@ -7,14 +7,15 @@ python -m benchmarks.variants --grid step --run runs/bench_simulated/{0,1,2} --n
 from __future__ import annotations
 
 import argparse
-import shutil
 from pathlib import Path
 
 from benchmarks.common import write
-from scbig import config, evaluation, stages
-from scbig.run import Run
+from benchmarks.forks import fork
+from scbig import evaluation
 from scbig.training import read_metrics
 
+# What the anchor does well hides what these settings do.
+_ALL = ["anchor.method=", "evaluation.ceiling_draws=0", "evaluation.baselines=control,additive,low_rank"]
 _SHORT = ["flow.steps=800", "flow.evaluate_every=100", "flow.patience=0"]
 GRIDS: dict[str, dict[str, list[str]]] = {
     # Which control each cell is paired with.
@@ -36,15 +37,7 @@ SCORES = ("pearson_delta", "e_distance_share", "coexpression_error", "variance_r
 def measure(source: Path, name: str, changes: list[str], runs: Path) -> dict[str, float]:
     """Stage 2 and what follows on one autoencoder with other settings."""
     folder = runs / f"{name}-{source.name}"
-    if not folder.exists():
-        left = shutil.ignore_patterns("flow", "evaluation", "predictions", "tensorboard")
-        shutil.copytree(source, folder, ignore=left)
-        Run(folder).forget("train")
-    # What the anchor does well hides what these settings do.
-    settings = config.override(config.read_json(folder / "config.json"), ["anchor.method=", *changes])
-    settings.evaluation.ceiling_draws = 0
-    settings.evaluation.baselines = ("control", "additive", "low_rank")
-    run = stages.execute(folder, settings)
+    run = fork(source, folder, [*_ALL, *changes])
     scores, lines = evaluation.load(run.path("evaluation")), read_metrics(folder, "train")
     best = min(lines, key=lambda line: line["score"])
     trained = run.provenance["stages"]["train"]

@@ -18,7 +18,7 @@ _STAGES = {
     "cluster": "group genes into balanced modules",
     "pretrain": "train the autoencoder",
     "train": "train the flow",
-    "report": "write report.html",
+    "report": "write report.html and model_card.md",
 }
 _SCHEDULER = "a running Dask scheduler; its workers must see the same paths"
 
@@ -104,6 +104,43 @@ def _parser() -> argparse.ArgumentParser:
     baselines.add_argument("--cells", type=int, default=0, metavar="N", help="write N cells per condition, not effects")
     baselines.add_argument("--force", action="store_true", help="replace what an earlier call wrote")
     baselines.epilog = "--config.split.FIELD=VALUE and --config.data.FIELD=VALUE change split and reading."
+
+    analyze = add("analyze", "one page on what moved: modules, mechanisms, pairs", run=False)
+    analyze.add_argument("--workdir", metavar="DIR", required=True, help="a trained run")
+    analyze.add_argument("--out", metavar="DIR", help="where page, tables and figures go (WORKDIR/analysis)")
+    analyze.add_argument("--only", metavar="A,B", default="", help="these parts only, such as modules,interactions")
+    analyze.add_argument(
+        "--conditions", metavar="A,B+C", default="", help="look at these; without it the run's test part"
+    )
+    analyze.add_argument("--quick", action="store_true", help="fewer draws and permutations")
+    analyze.add_argument("--seed", type=int, default=0, metavar="N", help="of draws and permutations")
+    analyze.add_argument("--force", action="store_true", help="replace an earlier analysis")
+
+    design = add("design", "choose perturbations for the next screen", run=False)
+    design.add_argument("--workdir", metavar="DIR", required=True, help="a trained run")
+    design.add_argument("--by", choices=("interaction", "target", "uncertainty"), required=True, help="what to rank by")
+    design.add_argument("--out", metavar="FILE", required=True, help="the .csv to write")
+    design.add_argument("--candidates", metavar="WHAT", default="pairs", help="pairs, singles or a file (pairs)")
+    design.add_argument("--genes", metavar="A,B", default="", help="candidates of these genes only")
+    design.add_argument("--target", metavar="FILE", default="", help="cells of the wanted state, with --by target")
+    design.add_argument("--n", type=int, default=24, metavar="N", help="conditions to choose (24)")
+    design.add_argument("--context", metavar="NAME", default="", help="cell line or cell type, where there are several")
+    design.add_argument("--force", action="store_true", help="replace the file")
+
+    ablate = add("ablate", "a table of variants, such as those of the paper", run=False)
+    ablate.add_argument("table", metavar="FILE", help="a file of configs/ablations/")
+    ablate.add_argument("--workdir", metavar="DIR", help="the folder of the runs (runs/ablations/NAME)")
+    ablate.add_argument("--seeds", type=int, default=0, metavar="N", help="of each variant (what the file says)")
+    ablate.add_argument("--quick", action="store_true", help="small networks on the simulated screen, in minutes")
+    ablate.add_argument("--jobs", type=int, default=0, metavar="N", help="runs at once (1; with Dask one per worker)")
+    ablate.add_argument("--scheduler", metavar="ADDRESS", help=_SCHEDULER)
+    ablate.epilog = "--config.GROUP.FIELD=VALUE changes any setting of all variants. Runs that are done are skipped."
+
+    export = add("export", "one file to sample from on another machine", run=False)
+    export.add_argument("--workdir", metavar="DIR", required=True, help="a trained run")
+    export.add_argument("--out", metavar="FILE", required=True, help="the .scbig to write")
+    export.add_argument("--controls", type=int, default=2000, metavar="N", help="control cells that go along (2000)")
+    export.add_argument("--force", action="store_true", help="replace the file")
 
     bench = add("bench", "what training and sampling cost on this machine", run=False)
     bench.add_argument("--config", metavar="FILE", help="networks, batches and steps of this file of configs/")

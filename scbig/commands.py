@@ -71,8 +71,7 @@ def _sample(given: Namespace, changes: list[str]) -> None:
         given.workdir = given.workdir[0]
         stages.execute(given.workdir, _settings(given, changes), ("sample",), given.force)
         return
-    if changes:
-        raise InputError(f"--config.{changes[0]} does not apply: a trained run is sampled as it is")
+    _refuse_settings(changes, "a trained run is sampled as it is")
     if not given.out:
         raise InputError("where should the cells go? give --out FILE.h5ad")
     if Path(given.out).suffix not in (".h5ad", ".zarr"):
@@ -80,7 +79,7 @@ def _sample(given: Namespace, changes: list[str]) -> None:
     if Path(given.out).exists() and not given.force:
         raise InputError(f"{given.out} exists; choose another --out or replace it with --force")
     stages.announce_device("")
-    names = [name.strip() for name in given.conditions.split(",") if name.strip()]
+    names = _names(given.conditions)
     predictor = predict.load(given.workdir)
     n_cells = predictor.write(
         given.out, names, given.n_cells,
@@ -124,7 +123,7 @@ def _baselines(given: Namespace, changes: list[str]) -> None:
     task = stages.Task(
         data=given.data, split=given.split, out=given.out, priors=given.priors, run=given.run,
         effects=given.effects,
-        only=tuple(name.strip() for name in given.only.split(",") if name.strip()),
+        only=_names(given.only),
         trials=given.trials, cells=given.cells, force=given.force,
     )  # fmt: skip
     stages.announce_device(settings.device)
@@ -149,6 +148,56 @@ def _sweep(given: Namespace, changes: list[str]) -> None:
             f"{len(failed)} of {len(outcomes)} runs failed: {some((each.name for each in failed), 4)}; the reasons are "
             f"in {Path(given.workdir, 'sweep.csv')}, and the same command again runs these only"
         )
+
+
+def _analyze(given: Namespace, changes: list[str]) -> None:
+    from scbig.stages import analyze
+
+    _refuse_settings(changes, "a trained run is analysed as it is")
+    task = analyze.Task(
+        workdir=given.workdir, out=given.out or "", only=_names(given.only), conditions=_names(given.conditions),
+        quick=given.quick, seed=given.seed, force=given.force,
+    )  # fmt: skip
+    stages.announce_device("")
+    say(f"page     {analyze.analyze(task)}")
+
+
+def _design(given: Namespace, changes: list[str]) -> None:
+    from scbig.stages import design
+
+    _refuse_settings(changes, "a trained run is asked as it is")
+    task = design.Task(
+        workdir=given.workdir, by=given.by, out=given.out, candidates=given.candidates, genes=_names(given.genes),
+        target=given.target, n=given.n, context=given.context, force=given.force,
+    )  # fmt: skip
+    stages.announce_device("")
+    design.design(task)
+
+
+def _ablate(given: Namespace, changes: list[str]) -> None:
+    from scbig.stages import ablate
+
+    task = ablate.Task(
+        table=given.table, workdir=given.workdir or "", seeds=given.seeds, quick=given.quick, jobs=given.jobs,
+        changes=tuple(changes),
+    )  # fmt: skip
+    ablate.ablate(task)
+
+
+def _export(given: Namespace, changes: list[str]) -> None:
+    from scbig.stages import export
+
+    _refuse_settings(changes, "a trained run is exported as it is")
+    export.export(export.Task(workdir=given.workdir, out=given.out, controls=given.controls, force=given.force))
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _refuse_settings(changes: list[str], why: str) -> None:
+    if changes:
+        raise InputError(f"--config.{changes[0]} does not apply: {why}")
 
 
 def _bench(given: Namespace, changes: list[str]) -> None:
@@ -233,6 +282,10 @@ _OTHERS = {
     "sample": _sample,
     "evaluate": _evaluate,
     "baselines": _baselines,
+    "analyze": _analyze,
+    "design": _design,
+    "ablate": _ablate,
+    "export": _export,
     "bench": _bench,
     "demo": _demo,
     "simulate": _simulate,

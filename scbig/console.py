@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from typing import Any
 
 __all__ = ["Progress", "say", "table"]
 
@@ -27,7 +28,7 @@ class Progress:
 
     def __init__(self, name: str, total: int, done: int = 0, unit: str = "steps"):
         self._name, self._total, self._done, self._first, self._unit = name, total, done, done, unit
-        self._bar = None
+        self._bar: Any = None
         self._note = ""
 
     def __enter__(self) -> Progress:

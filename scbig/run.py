@@ -1,4 +1,4 @@
-"""The run directory: what each stage reads and writes, and whether it still belongs together (design section 3)."""
+"""The run directory: what each stage reads and writes, and whether it still belongs together."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ STAGES: dict[str, Stage] = {
         ),
         Stage("sample", ("prepare", "pretrain", "train"), ("seed", "sample"), ("predictions/test.h5ad",)),
         Stage("evaluate", ("prepare", "sample"), ("seed", "evaluation"), ("evaluation",)),
-        Stage("report", ("prepare", "cluster", "sample", "evaluate"), (), ("report.html",)),
+        Stage("report", ("prepare", "cluster", "sample", "evaluate"), (), ("report.html", "model_card.md")),
     )
 }
 
@@ -151,11 +151,11 @@ class Run:
                 gone.add(stage.name)
         provenance = self.provenance
         found = [s for s in STAGES if s in gone and (s in provenance["stages"] or s in provenance.get("begun", {}))]
-        for stage in found:
-            provenance["stages"].pop(stage, None)
-            provenance.get("begun", {}).pop(stage, None)
-            if stage in _CHECKPOINTS:
-                shutil.rmtree(self.path(_CHECKPOINTS[stage]), ignore_errors=True)
+        for each in found:
+            provenance["stages"].pop(each, None)
+            provenance.get("begun", {}).pop(each, None)
+            if each in _CHECKPOINTS:
+                shutil.rmtree(self.path(_CHECKPOINTS[each]), ignore_errors=True)
         self._write(provenance)
         return found
 
@@ -190,7 +190,24 @@ class Run:
 
 def _software() -> dict[str, str]:
     names = ("scbig", "jax", "flax", "optax", "orbax-checkpoint", "ott-jax", "anndata", "numpy")
-    return {"python": platform.python_version(), **{name: metadata.version(name) for name in names}}
+    found = {"python": platform.python_version(), **{name: metadata.version(name) for name in names}}
+    commit = _commit()
+    return found | {"commit": commit} if commit else found
+
+
+def _commit() -> str:
+    """The commit that was installed or checked out, as far as files tell; empty where they do not."""
+    told = json.loads(metadata.distribution("scbig").read_text("direct_url.json") or "{}")
+    if known := told.get("vcs_info", {}).get("commit_id", ""):
+        return known
+    git = Path(__file__).parents[1] / ".git"
+    if not (git / "HEAD").is_file():
+        return ""
+    head = (git / "HEAD").read_text(encoding="utf-8").strip()
+    ref = git / head.removeprefix("ref: ")
+    if not head.startswith("ref: "):
+        return head
+    return ref.read_text(encoding="utf-8").strip() if ref.is_file() else ""
 
 
 def _completed(settings: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import shlex
 from pathlib import Path
@@ -18,7 +19,7 @@ PAGES = [
     ROOT / "README.md",
     ROOT / "CONTRIBUTING.md",
     ROOT / "CHANGELOG.md",
-    *sorted((ROOT / "docs").glob("*.md")),
+    *(page for page in sorted((ROOT / "docs").rglob("*.md")) if not {"_build", "generated"} & set(page.parts)),
 ]
 CONFIGS = sorted((ROOT / "configs").glob("*.py"))
 # Top folders whose files the documents name by path; run directories also have files, but not in these.
@@ -134,10 +135,31 @@ def test_files_named_exist(page):
         assert list(ROOT.glob(name.rstrip("/"))), name
 
 
-def test_every_page_is_on_the_map():
-    index = (ROOT / "docs" / "index.md").read_text()
-    for page in (ROOT / "docs").glob("*.md"):
-        assert page.name == "index.md" or f"({page.name})" in index, page.name
+@pytest.mark.parametrize("folder", ["docs", "docs/guides"])
+def test_every_page_is_on_the_map(folder):
+    index = (ROOT / folder / "index.md").read_text()
+    tree = {
+        line
+        for block in re.findall(r"^```\{toctree\}\n(.*?)^```", index, re.DOTALL | re.MULTILINE)
+        for line in block.split()
+    }
+    for page in (ROOT / folder).glob("*.md"):
+        assert page.name == "index.md" or (f"({page.name})" in index and page.stem in tree), page.name
+
+
+def test_errors_that_are_explained_exist():
+    """Each line of the guide quotes a message that the code can give."""
+    said = []
+    for file in (ROOT / "scbig").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.JoinedStr):
+                said.append("".join(str(part.value) if isinstance(part, ast.Constant) else "…" for part in node.values))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                said.append(node.value)
+    text = (ROOT / "docs" / "guides" / "errors.md").read_text()
+    quoted = re.findall(r"^\| `(.+?)` \|", text, re.MULTILINE) + re.findall(r"\*\*`(.+?)`\*\*", text)
+    assert len(quoted) > 15
+    assert [phrase for phrase in quoted if not any(phrase in message for message in said)] == []
 
 
 def test_settings_are_all_described_with_their_defaults():

@@ -1,13 +1,14 @@
 """Sweeps: the grid, runs as processes, one that fails, and going on."""
 
 import csv
+import shutil
 
 import pytest
 
 from scbig import cli, config
 from scbig.errors import InputError
 from scbig.run import STAGES, Run
-from scbig.stages import sweep
+from scbig.stages import forks, sweep
 
 
 def test_the_grid_is_parsed():
@@ -54,6 +55,22 @@ def test_members_are_all_combinations(tmp_path):
     ]  # fmt: skip
     with pytest.raises(InputError, match="--jobs -1"):
         sweep.sweep(config.default(), {"seed": [0]}, tmp_path, jobs=-1)
+
+
+def test_a_run_waits_while_another_is_still_at_what_they_share(tiny_run, tiny_settings, tmp_path):
+    first, second, third = tiny_settings(), tiny_settings(), tiny_settings()
+    second.flow.sigma, third.split.seed = 0.1, 1
+    files = forks.Files()
+    under_way = [("a", {}, first)]
+    assert sweep._held(tmp_path, ("b", {}, second), under_way, files)
+    assert not sweep._held(tmp_path, ("c", {}, third), under_way, files)  # nothing in common
+    assert not sweep._held(tmp_path, ("b", {}, second), [], files)
+    run = Run(shutil.copytree(tiny_run, tmp_path / "a"))
+    run.forget("pretrain")
+    assert sweep._held(tmp_path, ("b", {}, second), under_way, files)
+    shutil.rmtree(run.folder)
+    Run(shutil.copytree(tiny_run, tmp_path / "a")).forget("train")
+    assert not sweep._held(tmp_path, ("b", {}, second), under_way, files)
 
 
 def told(folder):

@@ -1,4 +1,4 @@
-"""The anchor: the best predictor of the mean effect, which the flow starts from (design 4.3)."""
+"""The anchor: the best predictor of the mean effect, which the flow starts from."""
 
 from scbig.anchor.anchor import Anchor, check_method, fitter, mean_skill, restricted, rounded, save_no_anchor
 from scbig.anchor.crossfit import KINDS, OutOfFold, kind_of, out_of_fold

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -38,7 +38,7 @@ def check_method(method: str) -> None:
         raise InputError(f"no anchor '{method}'; there are: {some(able, 30)}; or none, --config.anchor.method=\"\"")
 
 
-def fitter(method: str, settings: Mapping[str, Any] | None = None, seed: int = 0):
+def fitter(method: str, settings: Mapping[str, Any] | None = None, seed: int = 0) -> Callable[[TrainingData], Model]:
     """The function that fits the method, ``TrainingData -> Model``, with the settings and the seed that it takes."""
     check_method(method)
     taken = inspect.signature(baselines.REGISTRY[method]).parameters

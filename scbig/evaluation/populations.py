@@ -6,6 +6,7 @@ import copy
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypeAlias
 
 import numpy as np
 import scipy.sparse as sp
@@ -28,7 +29,7 @@ from scbig.rng import generator
 
 __all__ = ["POPULATION_METRICS", "Population", "Reference", "Yardstick"]
 
-Matrix = np.ndarray | sp.spmatrix | sp.sparray
+Matrix: TypeAlias = np.ndarray | sp.spmatrix | sp.sparray
 
 POPULATION_METRICS = (
     "e_distance",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -89,7 +90,7 @@ def kind_of(adata: AnnData) -> str:
     return str(adata.uns.get("scbig", {}).get("kind", ""))
 
 
-def dense(x) -> np.ndarray:
+def dense(x: Any) -> np.ndarray:
     """A matrix as an array, float64."""
     return np.asarray(x if isinstance(x, np.ndarray) else x.toarray(), dtype=np.float64)
 

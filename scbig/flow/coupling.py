@@ -1,4 +1,4 @@
-"""Which control each perturbed cell is paired with, within one condition (design 4.3)."""
+"""Which control each perturbed cell is paired with, within one condition."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The probability path between control and perturbed latents (design 4.3; Lipman et al. 2023, Tong et al. 2024)."""
+"""The probability path between control and perturbed latents (Lipman et al. 2023, Tong et al. 2024)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pathway optimal transport: populations should agree in pathway activity (paper Eq. 10, design 4.4)."""
+"""Pathway optimal transport: populations should agree in pathway activity (paper Eq. 10)."""
 
 from __future__ import annotations
 

@@ -1,10 +1,11 @@
-"""Gene-Relation Clustering: balanced modules from gene embeddings and an interaction graph (design 4.1)."""
+"""Gene-Relation Clustering: balanced modules from gene embeddings and an interaction graph."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
@@ -65,7 +66,7 @@ def cluster(
 
     Starts from spherical k-means; then rounds of: centroids, the cost of every gene in every module (cosine
     distance to the centroid, and one minus the share of the module's other members that it interacts with), a
-    Sinkhorn plan with the exact sizes, and a hard partition (paper Eq. 1; design 4.1). Stops when the
+    Sinkhorn plan with the exact sizes, and a hard partition (paper Eq. 1). Stops when the
     objective, the mean cost of the hard partition under its own centroids and members, has stopped falling;
     the best is kept. The result does not depend on the order in which the genes are given.
 
@@ -125,7 +126,7 @@ def _capacities(labels, n_modules: int):
     return capacities
 
 
-def check(vectors, mask, genes: Sequence[str], n_modules: int) -> None:
+def check(vectors: Any, mask: Any, genes: Sequence[str], n_modules: int) -> None:
     """Refuses what no partition can be made of; see `cluster`."""
     n_genes = len(genes)
     if len(vectors) != n_genes or len(mask) != n_genes:

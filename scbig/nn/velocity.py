@@ -1,4 +1,4 @@
-"""The conditional velocity field of the flow in latent space (design 4.3)."""
+"""The conditional velocity field of the flow in latent space."""
 
 from __future__ import annotations
 

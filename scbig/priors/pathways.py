@@ -136,7 +136,7 @@ def membership(
     targets: Collection[str] = (),
     source: str = "pathways",
 ) -> Pathways:
-    """Lays gene sets over a gene list and keeps those with a fitting number of genes in it (design 4.4).
+    """Lays gene sets over a gene list and keeps those with a fitting number of genes in it.
 
     Args:
         gene_sets: genes of every set.

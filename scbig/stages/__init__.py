@@ -1,4 +1,4 @@
-"""The stages of a run, in order; each reads what earlier ones wrote (design section 3)."""
+"""The stages of a run, in order; each reads what earlier ones wrote."""
 
 from __future__ import annotations
 

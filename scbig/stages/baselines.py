@@ -21,6 +21,7 @@ from ml_collections import ConfigDict
 
 from scbig import baselines, priors, training
 from scbig import config as configuration
+from scbig.baselines.latent import Latent
 from scbig.console import say, table
 from scbig.data import splits
 from scbig.data.conditions import CONTROL, genes_of
@@ -139,7 +140,7 @@ def next_command(task: Task, names: Sequence[str], changes: Sequence[str] = ()) 
     return shlex.join(words + [f"--config.{change}" for change in changes if not change.startswith("split.")])
 
 
-def _latent(folder: str, adata: ad.AnnData, split: Split, seed: int) -> baselines.Latent:
+def _latent(folder: str, adata: ad.AnnData, split: Split, seed: int) -> Latent:
     """The latent of a trained run, or of principal components."""
     if not folder:
         return baselines.fit_latent(adata, split, seed=seed)

@@ -163,7 +163,7 @@ def _screen(settings: ConfigDict, sizes: Sizes, run: Run | None) -> Iterator[tup
     run.require(("prepare",), checked=False)
     with open_store(run.path("prepared.h5ad")) as store:
         labels = store.obs["condition"].astype(str)
-        n_train = int((Split.load(run.path("split.csv")).assign(store.obs) == "train").sum())
+        n_train = int((Split.load(run.path("split.csv")).assign(store.obs.set_axis(store.names())) == "train").sum())
         n_conditions = len(set(labels.unique()) - {CONTROL})
         yield store.X, Sizes(store.n_obs, store.n_vars, n_conditions, n_train)
 

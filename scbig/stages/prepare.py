@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from scbig import data, modules, priors
 from scbig.console import say
 from scbig.data import large
+from scbig.data.store import Store
 from scbig.errors import InputError
 from scbig.files import atomic
 from scbig.run import Run
@@ -19,7 +20,13 @@ from scbig.stages.common import aliases, open_prepared, prior_file, semantic, ta
 
 __all__ = ["cluster", "prepare"]
 
-_BASELINES = {"balanced_kmeans": modules.balanced_kmeans, "kmeans": modules.kmeans, "random": modules.random}
+_BASELINES = {
+    "balanced_kmeans": modules.balanced_kmeans,
+    "kmeans": modules.kmeans,
+    "random": modules.random,
+    "soft": modules.soft_top2,
+}
+_BLOCK = 4096  # cells read at once
 
 
 def prepare(run: Run, settings: ConfigDict, remarks: dict) -> None:
@@ -57,11 +64,27 @@ def _gene_sets(settings: ConfigDict) -> dict[str, dict[str, tuple[str, ...]]]:
     }
 
 
+def _features(
+    settings: ConfigDict, screen: Store, part: np.ndarray, vectors: np.ndarray, mask: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """What genes are clustered by, and which genes have any: embeddings, and where asked for responses beside them."""
+    weight = settings.modules.response_weight
+    if not weight:
+        return vectors, mask
+    train = part == "train"
+    effects = modules.mean_effects(screen.X.chosen(train).blocks(_BLOCK), screen.obs, train)
+    say(f"cluster: genes are compared by their responses to {len(effects)} training conditions too (share {weight:g})")
+    return modules.with_responses(vectors, mask, effects, weight)
+
+
 def cluster(run: Run, settings: ConfigDict, remarks: dict) -> None:
     """Groups the genes into modules and audits them."""
     with open_prepared(run) as (adata, _, part):
         genes, c = list(adata.var_names), settings.modules
+        if c.method not in ("grc", *_BASELINES):
+            raise InputError(f"--config.modules.method={c.method}: there are grc, {', '.join(_BASELINES)}")
         vectors, mask = semantic(settings, adata, part, remarks)
+        features, usable = _features(settings, adata, part, vectors, mask)
     gene_sets = _gene_sets(settings)  # before the work, so that an absent file stops it before anything is written
     network = sp.csr_matrix((len(genes), len(genes)), dtype=np.float32)
     if settings.priors.ppi:
@@ -73,13 +96,11 @@ def cluster(run: Run, settings: ConfigDict, remarks: dict) -> None:
         say(f"cluster: {found.coverage.line()}")
     if c.method == "grc":
         result = modules.cluster(
-            vectors, mask, network, genes, n_modules=c.n_modules, w_sem=c.w_sem, w_ppi=c.w_ppi if network.nnz else 0.0,
+            features, usable, network, genes, n_modules=c.n_modules, w_sem=c.w_sem, w_ppi=c.w_ppi if network.nnz else 0.0,
             standardize=c.standardize, epsilon=c.epsilon, max_rounds=c.max_rounds, rounding=c.rounding, seed=settings.seed,
         )  # fmt: skip
-    elif c.method not in _BASELINES:
-        raise InputError(f"--config.modules.method={c.method}: there are grc, {', '.join(_BASELINES)}")
     else:
-        result = _BASELINES[c.method](vectors, mask, genes, n_modules=c.n_modules, seed=settings.seed)
+        result = _BASELINES[c.method](features, usable, genes, n_modules=c.n_modules, seed=settings.seed)
     result.save(run.path("modules.csv"))
     audit = modules.audit(result, network, gene_sets, vectors=vectors, mask=mask, seed=settings.seed)
     with atomic(run.path("audit.json")) as temporary:

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import anndata as ad
-import h5py
 import numpy as np
 import pandas as pd
 from ml_collections import ConfigDict
@@ -19,6 +18,7 @@ from scbig.data.splits import Split
 from scbig.errors import InputError
 from scbig.files import atomic
 from scbig.run import Run
+from scbig.stages import card
 from scbig.stages.common import aliases, load_prepared, prior_file
 from scbig.training.vocabulary import IDENTITY, group_cells
 
@@ -118,7 +118,7 @@ def evaluate(run: Run, settings: ConfigDict, remarks: dict) -> None:
 
 
 def report(run: Run, settings: ConfigDict, remarks: dict) -> None:
-    """Writes report.html from what the earlier stages left."""
+    """Writes report.html and the model card from what the earlier stages left."""
     scores = evaluation.load(run.path("evaluation"))
     stages = run.provenance["stages"]
     extra: dict[str, object] = {}
@@ -132,7 +132,7 @@ def report(run: Run, settings: ConfigDict, remarks: dict) -> None:
             extra[title] = evaluation.Curves(
                 {"held out": (steps, [line[column] for line in lines])}, y_label=label, mark=kept
             )
-    rests = _rests_on(run, scores)
+    rests = _rests_table(run, scores)
     if rests is not None:
         extra["What each prediction rests on"] = rests
     audit = json.loads(run.path("audit.json").read_text(encoding="utf-8"))
@@ -146,33 +146,14 @@ def report(run: Run, settings: ConfigDict, remarks: dict) -> None:
     text = evaluation.render(scores, primary="scBIG", title=f"{settings.name}: predicted perturbations", extra=extra)
     with atomic(run.path("report.html")) as temporary:
         temporary.write_text(text, encoding="utf-8")
+    card.write(run)
 
 
-def _rests_on(run: Run, scores: evaluation.Scores) -> pd.DataFrame | None:
-    """What the anchor said of each test condition beside what was reached; None where the run has no anchor."""
-    with h5py.File(run.path("predictions/test.h5ad"), "r") as file:
-        about = ad.io.read_elem(file["uns/scbig"])
-        if "anchor" not in about:
-            return None
-        low, high = (ad.io.read_elem(file[f"varm/effect_{end}"]).loc[list(scores.genes)] for end in ("low", "high"))
-    reached = scores.per_condition
-    reached = reached[(reached["method"] == "scBIG") & (reached["metric"] == "pearson_delta")]
-    table = about["anchor"].astype({"condition": str, "context": str})
-    place = {
-        key: i for i, key in enumerate(zip(scores.conditions["condition"], scores.conditions["context"], strict=True))
-    }
-    inside = []
-    for column, key in enumerate(zip(table["condition"], table["context"], strict=True)):
-        bounds = low.iloc[:, column].to_numpy(), high.iloc[:, column].to_numpy()
-        observed = scores.observed[place[key]] if key in place else np.full(len(low), np.nan)
-        known = np.isfinite(observed) & np.isfinite(bounds[0])
-        inside.append(
-            np.mean((observed >= bounds[0])[known] & (observed <= bounds[1])[known]) if known.any() else np.nan
-        )
-    table["inside"] = inside
-    table = table.merge(
-        reached[["condition", "context", "value"]].astype({"condition": str, "context": str}), how="left"
-    )
+def _rests_table(run: Run, scores: evaluation.Scores) -> pd.DataFrame | None:
+    """What predictions rest on, as the report shows it."""
+    table = card.rests_on(run, scores)
+    if table is None:
+        return None
     names = {
         "value": "pearson_delta reached",
         "inside": "genes in the 90% interval",
@@ -188,8 +169,8 @@ def _module_summary(audit: dict) -> dict[str, str]:
     """The audit in a few lines."""
     sizes = audit["sizes"]
     lines = {"modules": f"{audit['n_modules']} of {min(sizes)}–{max(sizes)} genes"}
-    if "ppi" in audit:
-        ppi = audit["ppi"]
+    # Without interactions there is neither ratio nor z.
+    if (ppi := audit.get("ppi")) and None not in (ppi["fold"], ppi["z"]):
         lines["interactions within modules"] = f"{ppi['fold']:.1f} times random modules, z = {ppi['z']:.1f}"
     return lines
 
@@ -218,7 +199,9 @@ def judge(
     split = Split.load(split_file)
     methods: dict[str, list[ad.AnnData]] = {}
     for each in predictions:
-        name, equals, file = each.rpartition("=")
+        name, equals, file = each.partition("=")
+        if "/" in name:  # an = in a path, as in the folders of a sweep
+            name, equals, file = "", "", each
         if not equals and Path(file).stem in methods:
             raise InputError(
                 f"two predictions are called {Path(file).stem}; name them with --predictions NAME=FILE (files of one "

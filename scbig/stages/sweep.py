@@ -1,7 +1,8 @@
 """Many runs that differ in a few settings, on the workers of a Dask scheduler or of this machine.
 
 Every run is a process of its own, so that one which runs out of memory, or fails in any other way, takes nothing with
-it; the Dask worker only waits for it. A run lies in ``FOLDER/SETTING=VALUE,…`` and is a run like any other.
+it; the Dask worker only waits for it. A run lies in ``FOLDER/SETTING=VALUE,…`` and is a run like any other. Runs that
+agree in the settings of their first stages share them: the first trains, the others take over what it wrote.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ import os
 import re
 import subprocess
 import sys
+import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,11 +28,16 @@ from scbig.console import say, table
 from scbig.errors import InputError, some
 from scbig.files import atomic
 from scbig.run import STAGES, Run
+from scbig.stages import forks
 
-__all__ = ["Outcome", "parse", "print_table", "sweep"]
+__all__ = ["Member", "Outcome", "complete", "headline", "parse", "print_table", "sweep", "write_csv"]
+
+Member = tuple[str, dict[str, str], ConfigDict]
+"""A run that is asked for: the name of its folder, what was varied as text, and its settings."""
 
 _METHOD = "scBIG"
 _ASKED = "sweep.json"  # the settings that a run of a sweep is asked for
+_LOOK = 0.5  # seconds between two looks whether a run that others wait for has finished what they share
 
 
 @dataclass(frozen=True)
@@ -92,25 +99,65 @@ def sweep(
     Raises:
         InputError: a setting or value that is not one, before anything is run; a scheduler that was lost.
     """
+    members = list(_members(config, grid))
+    return complete(members, folder, jobs, lambda outcomes: write_csv(Path(folder, "sweep.csv"), outcomes))
+
+
+def headline(run: Run) -> dict[str, float]:
+    """What the table at the end of a run shows of the method."""
+    from scbig import evaluation
+    from scbig.evaluation.reading import stratum_of_comparison
+
+    scores = evaluation.load(run.path("evaluation"))
+    stratum = stratum_of_comparison(scores)
+    shown, known = evaluation.console_table(scores)[0], set(scores.summary["metric"])
+    return {name: float(scores.value(_METHOD, name, stratum)) for name in shown if name in known}
+
+
+def complete(
+    members: Sequence[Member],
+    folder: str | os.PathLike,
+    jobs: int,
+    write: Callable[[list[Outcome]], None],
+    measure: Callable[[Run], dict[str, float]] = headline,
+    name: str = "sweep",
+) -> list[Outcome]:
+    """Makes the runs that are not done; what some of them share is done once.
+
+    Args:
+        members: all runs.
+        folder: where they lie.
+        jobs: runs at once, as of ``sweep``.
+        write: is given the outcomes so far after every run.
+        measure: what is told of a run that is done.
+        name: of the work, in what is printed.
+
+    Returns:
+        One outcome per member, in their order.
+
+    Raises:
+        InputError: a negative number of jobs; a scheduler that was lost.
+    """
     if jobs < 0:
         raise InputError(f"--jobs {jobs} is negative; 0 takes what there is")
-    folder = Path(folder)
-    members = list(_members(config, grid))
+    folder, files = Path(folder), forks.Files()
     outcomes: dict[str, Outcome] = {}
     waiting = deque()
-    for name, varied, settings in members:
-        if _is_done(Run(folder / name), settings):
-            outcomes[name] = _outcome(folder, name, varied)
-            say(f"sweep: {name}: done before")
+    for member in members:
+        if forks.finished(Run(folder / member[0]), member[2], files) == len(STAGES):
+            outcomes[member[0]] = _outcome(folder, member, measure)
+            say(f"{name}: {member[0]}: done before")
         else:
-            waiting.append((name, varied, settings))
-    for outcome in _carry_out(folder, waiting, jobs):
+            waiting.append(member)
+    before = len(outcomes)
+    for outcome in _carry_out(folder, members, waiting, jobs, measure, files, name):
         outcomes[outcome.name] = outcome
         told = f"done in {outcome.seconds:.0f} s" if outcome.state == "done" else f"failed: {outcome.reason}"
-        say(f"sweep: {len(outcomes)} of {len(members)}: {outcome.name}: {told}")
-        _write(folder, [outcomes[name] for name, _, _ in members if name in outcomes])
-    found = [outcomes[name] for name, _, _ in members]
-    _write(folder, found)
+        say(f"{name}: {len(outcomes)} of {len(members)}: {outcome.name}: {told}")
+        write([outcomes[each] for each, _, _ in members if each in outcomes])
+    found = [outcomes[each] for each, _, _ in members]
+    if before == len(found):
+        write(found)
     return found
 
 
@@ -124,7 +171,7 @@ def print_table(outcomes: Sequence[Outcome]) -> None:
     table(rows)
 
 
-def _members(config: ConfigDict, grid: Mapping[str, Sequence[Any]]) -> Iterator[tuple[str, dict[str, str], ConfigDict]]:
+def _members(config: ConfigDict, grid: Mapping[str, Sequence[Any]]) -> Iterator[Member]:
     """Name, varied settings and whole settings of every run; all are checked before the first is given."""
     texts = {name: [_text(value) for value in values] for name, values in grid.items()}
     members, names = [], set()
@@ -144,22 +191,15 @@ def _text(value: Any) -> str:
     return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
-def _is_done(run: Run, settings: ConfigDict) -> bool:
-    """Whether every stage is done with these settings and the inputs of now."""
-    from scbig.stages import _chosen, _file_inputs
-
-    try:
-        for name, stage in STAGES.items():
-            if not run.is_done(name):
-                return False
-            inputs = run.outputs_of(stage.reads) | _file_inputs(name, settings)
-            run.state_of(stage, _chosen(stage, settings), inputs)
-    except InputError:
-        return False  # the run is tried, and says what is wrong itself
-    return True
-
-
-def _carry_out(folder: Path, waiting: deque, jobs: int) -> Iterator[Outcome]:
+def _carry_out(
+    folder: Path,
+    members: Sequence[Member],
+    waiting: deque[Member],
+    jobs: int,
+    measure: Callable[[Run], dict[str, float]],
+    files: forks.Files,
+    work: str,
+) -> Iterator[Outcome]:
     """Runs what is waiting, so many at once, and tells of each as it ends."""
     if not waiting:
         return
@@ -169,36 +209,62 @@ def _carry_out(folder: Path, waiting: deque, jobs: int) -> Iterator[Outcome]:
     with workers.local(jobs or 1) as client, workers.told_loss("while runs were under way"):
         slots = deque(sorted(client.nthreads()))
         at_once = min(jobs or (len(slots) if given else 1), len(waiting))
-        under_way: dict[Any, tuple[str, dict[str, str], str]] = {}
+        under_way: dict[Any, tuple[Member, str]] = {}
         ended = as_completed()
 
-        def start() -> None:
-            name, varied, settings = waiting.popleft()
+        def start(member: Member) -> None:
+            name, _, settings = member
+            others = [(folder / other, theirs) for other, _, theirs in members if other != name]
+            if taken := forks.share(folder / name, settings, others, files):
+                say(f"{work}: {name} takes {', '.join(taken[1])} from {taken[0].relative_to(folder)}")
             slots.rotate(-1)
             # A hint only: where that worker is lost, another one continues the run.
             future = client.submit(
                 _run, str((folder / name).resolve()), configuration.as_json(settings), os.getcwd(),
                 workers=[slots[0]], allow_other_workers=True, pure=False,
             )  # fmt: skip
-            under_way[future] = (name, varied, slots[0])
+            under_way[future] = (member, slots[0])
             ended.add(future)
 
-        for _ in range(at_once):
-            start()
-        for future in ended:
-            name, varied, worker = under_way.pop(future)
-            try:
-                with workers.told_loss(f"in {name}"):
-                    reason = future.result()
-            except workers.DeadWorkers as dead:
-                reason = str(dead)
-            yield _outcome(folder, name, varied, reason)
-            if waiting:
+        def fill() -> None:
+            for member in list(waiting):
+                if len(under_way) >= at_once:
+                    return
+                if not _held(folder, member, [other for other, _ in under_way.values()], files):
+                    waiting.remove(member)
+                    start(member)
+
+        fill()
+        while under_way:
+            # Where places are free, only runs that others wait for can be under way: those are looked at.
+            looking = bool(waiting) and len(under_way) < at_once
+            found = ended.next_batch(block=not looking)
+            for future in found:
+                member, worker = under_way.pop(future)
+                try:
+                    with workers.told_loss(f"in {member[0]}"):
+                        reason = future.result()
+                except workers.DeadWorkers as dead:
+                    reason = str(dead)
                 # The worker that has become free comes next.
                 if worker in slots:
                     slots.remove(worker)
                     slots.insert(1, worker)
-                start()
+                yield _outcome(folder, member, measure, reason)
+            if looking and not found:
+                time.sleep(_LOOK)
+            fill()
+
+
+def _held(folder: Path, member: Member, under_way: Sequence[Member], files: forks.Files) -> bool:
+    """Whether a run that is under way is still at what this one shares with it."""
+    name, _, settings = member
+    own = forks.finished(Run(folder / name), settings, files)
+    for other, _, theirs in under_way:
+        shared = forks.common(settings, theirs)
+        if shared > own and forks.finished(Run(folder / other), theirs, files) < shared:
+            return True
+    return False
 
 
 def _run(folder: str, settings: str, place: str) -> str:
@@ -223,34 +289,25 @@ def _run(folder: str, settings: str, place: str) -> str:
     return told[-1] if told else f"{lines[-1]}; see {log}"
 
 
-def _outcome(folder: Path, name: str, varied: dict[str, str], reason: str = "") -> Outcome:
+def _outcome(folder: Path, member: Member, measure: Callable[[Run], dict[str, float]], reason: str = "") -> Outcome:
+    name, varied, _ = member
     run = Run(folder / name)
     stages = run.provenance["stages"]
     seconds = sum(stage["seconds"] for stage in stages.values())
     if reason:
         return Outcome(name, varied, "failed", seconds, reason=reason)
-    return Outcome(name, varied, "done", seconds, _scores(run))
-
-
-def _scores(run: Run) -> dict[str, float]:
-    """What the table at the end of a run shows of the method."""
-    from scbig import evaluation
-    from scbig.evaluation.reading import stratum_of_comparison
-
-    scores = evaluation.load(run.path("evaluation"))
-    stratum = stratum_of_comparison(scores)
-    shown, known = evaluation.console_table(scores)[0], set(scores.summary["metric"])
-    return {name: float(scores.value(_METHOD, name, stratum)) for name in shown if name in known}
+    return Outcome(name, varied, "done", seconds, measure(run))
 
 
 def _columns(outcomes: Sequence[Outcome]) -> list[str]:
     return list(dict.fromkeys(name for each in outcomes for name in each.scores))
 
 
-def _write(folder: Path, outcomes: Sequence[Outcome]) -> None:
+def write_csv(file: Path, outcomes: Sequence[Outcome]) -> None:
+    """One row per run: what was varied, how it ended and what is told of it."""
     columns = _columns(outcomes)
     varied = list(outcomes[0].settings) if outcomes else []
-    with atomic(folder / "sweep.csv") as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+    with atomic(file) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["run", *varied, "state", "seconds", *columns, "reason"])
         for each in outcomes:

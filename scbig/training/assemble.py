@@ -39,9 +39,12 @@ def new_autoencoder(
     likelihood = settings.gcae.likelihood
     if likelihood not in ("gaussian", "negative_binomial"):
         raise InputError(f"--config.gcae.likelihood={likelihood}: there are gaussian, negative_binomial")
-    index, mask = modules.layout()
-    layout = ModuleLayout(index.astype(np.int32), mask)
-    return autoencoder.new(record(GCAEConfig, settings.gcae), layout, settings.seed, summary, known)
+    blocks = ("induced", "transformer", "mlp")
+    known_values = {"readout": ("mean", "attention", "pma", "concat"), "encoder": blocks, "decoder": blocks}
+    for field, names in known_values.items():
+        if settings.gcae[field] not in names:
+            raise InputError(f"--config.gcae.{field}={settings.gcae[field]}: there are {', '.join(names)}")
+    return autoencoder.new(record(GCAEConfig, settings.gcae), ModuleLayout.of(modules), settings.seed, summary, known)
 
 
 def load_modules(run: Run, genes: Iterable[str]) -> Modules:

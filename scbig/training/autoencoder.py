@@ -22,6 +22,7 @@ from scbig.training.checkpoint import load_params, save_params
 
 __all__ = [
     "Autoencoder", "Counts", "decode_all", "depths", "encode_all", "encode_blocks", "load", "new", "sample_all", "save",
+    "tree_of",
 ]  # fmt: skip
 
 _BATCH = 512
@@ -132,7 +133,8 @@ def new(
     return Autoencoder(graph, params, buffers, zeros, jnp.zeros(config.latent), jnp.ones(()), counts)
 
 
-def _tree(auto: Autoencoder) -> dict[str, Any]:
+def tree_of(auto: Autoencoder) -> dict[str, Any]:
+    """What is kept of an autoencoder: parameters, means and scale."""
     tree = {
         "params": auto.params,
         "gene_mean": auto.gene_mean,
@@ -145,12 +147,12 @@ def _tree(auto: Autoencoder) -> dict[str, Any]:
 
 def save(auto: Autoencoder, folder: Path) -> None:
     """Writes parameters, means and scale."""
-    save_params(folder, _tree(auto))
+    save_params(folder, tree_of(auto))
 
 
 def load(like: Autoencoder, folder: Path) -> Autoencoder:
     """Reads what :func:`save` wrote into an untrained autoencoder of the same architecture."""
-    found = load_params(folder, _tree(like))
+    found = load_params(folder, tree_of(like))
     if like.counts is not None:
         found["counts"] = Counts(**found["counts"])
     return replace(like, **found)

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import time
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
 from scbig import devices
-from scbig.errors import InputError
+from scbig.errors import InputError, some
 from scbig.files import atomic, no_space
 
-__all__ = ["Checkpoints", "load_params", "save_params"]
+__all__ = ["Checkpoints", "count_params", "export_params", "load_params", "save_params"]
 
 _DRAIN = 1.0  # seconds in which the threads of a failed save come to their end, so that they write nothing later
 
@@ -111,12 +114,14 @@ def _shapes(tree: Any) -> list[tuple[int, ...]]:
 
 
 def load_params(folder: Path, like: Any) -> Any:
-    """Reads parameters into the given structure.
+    """Reads parameters into the given structure: those of a run, or of an unpacked bundle from ``folder`` + ``.npz``.
 
     Raises:
         InputError: where they are absent or belong to another network.
     """
     folder = Path(folder).resolve()
+    if (file := _portable(folder)).is_file():
+        return _imported(file, like)
     if not folder.is_dir():
         raise InputError(f"no trained parameters in {folder}; run the stage that writes them first")
     with _checkpointer() as checkpointer:
@@ -130,3 +135,65 @@ def load_params(folder: Path, like: Any) -> Any:
             raise InputError(
                 f"the parameters in {folder} do not fit this network or are damaged: {str(problem).splitlines()[0]}"
             ) from problem
+
+
+def export_params(folder: Path, params: Any) -> None:
+    """Writes finished parameters to ``folder`` + ``.npz``: named arrays, which need neither Orbax nor its version.
+
+    Raises:
+        TypeError: for a type of number that NumPy does not have.
+    """
+    named = _named(params)
+    strange = [name for name, leaf in named.items() if np.dtype(leaf.dtype).kind not in "biuf"]
+    if strange:
+        raise TypeError(f"parameters of a type that NumPy does not have: {some(strange)}")
+    with atomic(_portable(folder)) as temporary:
+        arrays: dict[str, Any] = {name: np.asarray(leaf) for name, leaf in named.items()}
+        np.savez(temporary, **arrays)
+
+
+def count_params(folder: Path) -> int:
+    """How many numbers were trained, by the record beside them; nothing is read."""
+    with _checkpointer() as checkpointer:
+        tree = checkpointer.metadata(Path(folder).resolve()).item_metadata.tree
+    # Beside the parameters of the autoencoder stand means and a scale.
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree.get("params", tree)))
+
+
+def _portable(folder: Path) -> Path:
+    return Path(f"{folder}.npz")
+
+
+def _named(tree: Any) -> dict[str, Any]:
+    """Leaves by where they stand; what flax wraps each of them in is left out, since it changes with its versions."""
+    found = {}
+    for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
+        keys = [key for key in path if not isinstance(key, jax.tree_util.GetAttrKey)]
+        found["/".join(str(getattr(key, "key", getattr(key, "idx", key))) for key in keys)] = leaf
+    return found
+
+
+def _imported(file: Path, like: Any) -> Any:
+    """What :func:`export_params` wrote, checked leaf by leaf."""
+    wanted = _named(like)
+    try:
+        # Opened here, since a damaged archive is not closed by what reads it.
+        with open(file, "rb") as raw, np.load(raw, allow_pickle=False) as stored:
+            found = {name: stored[name] for name in stored.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as problem:
+        raise InputError(f"the parameters in {file} are damaged: {str(problem).splitlines()[0]}") from problem
+
+    def looks(leaf: Any) -> tuple[tuple[int, ...], np.dtype]:
+        return tuple(leaf.shape), np.dtype(leaf.dtype)
+
+    wrong = [f"{name} is absent" for name in wanted if name not in found]
+    wrong += [f"{name} has no place" for name in found if name not in wanted]
+    wrong += [
+        f"{name} is {found[name].dtype}{list(found[name].shape)} and should be {leaf.dtype}{list(leaf.shape)}"
+        for name, leaf in wanted.items()
+        if name in found and looks(found[name]) != looks(leaf)
+    ]
+    if wrong:
+        raise InputError(f"the parameters in {file} do not fit this network: {some(wrong, 3)}")
+    # The order of the names is that of the leaves.
+    return jax.tree.unflatten(jax.tree.structure(like), [jnp.asarray(found[name]) for name in wanted])

@@ -155,7 +155,7 @@ def _aligned(ẑ1, task, config, groups, targets, step):
 
 
 def _objective(params, graph, task, config, seed, step):
-    """The full objective of one step: flow matching, the shift's regression and the two alignment terms (design 4.4)."""
+    """The full objective of one step: flow matching, the shift's regression and the two alignment terms."""
     network: FlowNet = nnx.merge(graph, params, task.buffers)
     batch_key, couple_key, time_key, noise_key, encoder_key, dropout_key = (
         rng.key(seed, f"flow {purpose}", step) for purpose in ("batch", "couple", "time", "noise", "encoder", "dropout")

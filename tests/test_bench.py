@@ -5,9 +5,11 @@ import shutil
 
 import pytest
 
+from scbig import stages
 from scbig.errors import InputError
 from scbig.run import Run
 from scbig.stages import bench
+from scbig.stages.common import load_prepared
 from scbig.training import flow, gcae
 
 SMALL = bench.Sizes(cells=1_000, genes=60, conditions=7)
@@ -59,6 +61,16 @@ def test_a_prepared_run_gives_its_own_size(tiny_run, tiny_settings, tmp_path):
     sound(found)
     assert (found["sizes"]["cells"], found["sizes"]["genes"], found["sizes"]["conditions"]) == (800, 60, 16)
     assert 0 < found["sizes"]["train_cells"] < 800 and found["alignment_overhead"] is None
+
+
+def test_training_cells_of_a_split_by_cells_are_counted(tiny_settings, tmp_path):
+    settings = tiny_settings()
+    settings.split.rule = "cells"
+    run = stages.execute(tmp_path / "run", settings, ("prepare",))
+    _, split, part = load_prepared(run)
+    assert "cell" in split.key
+    with bench._screen(settings, bench.Sizes(), run) as (rows, sizes):
+        assert sizes.train_cells == int((part == "train").sum()) and sizes.cells == len(rows)
 
 
 def test_a_run_that_is_not_prepared_is_refused(tiny_settings, tmp_path):

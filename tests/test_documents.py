@@ -45,7 +45,7 @@ PYTHON = {
 # What makes training small: sizes, and no alignment losses, whose programs take long to compile and which other tests
 # train with. Added to every command that can train, whatever else it says.
 SMALL = {
-    "gcae.encoder": "mlp", "gcae.decoder": "mlp", "flow.lambda_corr": 0.0, "flow.lambda_path": 0.0,
+    "gcae.decoder": "mlp", "flow.lambda_corr": 0.0, "flow.lambda_path": 0.0,
     "modules.n_modules": 8, "gcae.width": 16, "gcae.depth": 1, "gcae.heads": 2, "gcae.latent": 8, "gcae.inducing": 4,
     "pretrain.epochs": 2, "pretrain.batch": 128, "condition.width": 16, "velocity.width": 32, "velocity.depth": 1,
     "anchor.folds": 3, "anchor.pool": 32, "flow.steps": 50, "flow.chunk": 25, "flow.evaluate_every": 25,
@@ -182,7 +182,7 @@ def _run_line(words: list[str]) -> None:
 @pytest.fixture(scope="module", autouse=True)
 def quickly_compiled() -> Iterator[None]:
     """Programs that run for a second are not worth a minute of optimisation; processes that are started do the same."""
-    before = jax.config.jax_disable_most_optimizations
+    before = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")

@@ -119,7 +119,9 @@ def report(view: View, ask: Ask) -> Section:
     real, predicted = (table.assign(called=table["q"] < ask.alpha) for table in (real, predicted))
     agreed = shift.agreement(real, predicted, real_draws, draws)
     agreed.insert(2, "part", [_part(view, *key) for key in zip(agreed["condition"], agreed["context"], strict=True)])
-    table = pd.concat([real.assign(cells="real"), predicted.assign(cells="predicted")], ignore_index=True)
+    # An empty table has no types of columns to agree on.
+    both = [each for each in (real.assign(cells="real"), predicted.assign(cells="predicted")) if len(each)]
+    table = pd.concat(both, ignore_index=True)
     table.insert(2, "part", [_part(view, *key) for key in zip(table["condition"], table["context"], strict=True)])
     table.insert(3, "cells", table.pop("cells"))
     table.insert(table.columns.get_loc("module") + 1, "label", [names[k] for k in table["module"]])
@@ -199,13 +201,20 @@ def _told(table: pd.DataFrame, agreed: pd.DataFrame, left_out: pd.DataFrame, han
             f"{row['q']:.2g})."
             for row in called.head(3).to_dict("records")
         ]
-    if len(agreed):
-        said.append(
+    if len(agreed) and agreed["r"].notna().any():
+        agreement = (
             f"Over modules the predicted shift agrees with the real one at r = {agreed['r'].median():.2f} (median of "
-            f"{len(agreed)} conditions), where noise in the real cells leaves a perfect prediction about "
-            f"{agreed['ceiling'].median():.2f}; with the real shifts of the other conditions it agrees at "
-            f"{agreed['r_others'].median():.2f}."
+            f"{len(agreed)} conditions)"
         )
+        if agreed["ceiling"].notna().any():
+            agreement += (
+                f", where noise in the real cells leaves a perfect prediction about {agreed['ceiling'].median():.2f}"
+            )
+        if agreed["r_others"].notna().any():  # needs a second condition
+            agreement += (
+                f"; with the real shifts of the other conditions it agrees at {agreed['r_others'].median():.2f}"
+            )
+        said.append(f"{agreement}.")
     said.append(
         "Attention is the weight with which the inducing points (or, in a plain transformer, the tokens) look at a module, "
         f"the mean over heads and blocks. Cells are compared within context and batch, less {handled}; predicted cells with "

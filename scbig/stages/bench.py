@@ -23,11 +23,11 @@ from ml_collections import ConfigDict
 from scbig import devices, predict, programs, rng, training
 from scbig.console import say
 from scbig.data.conditions import CONTROL
-from scbig.data.splits import Split
-from scbig.data.store import Rows, open_store
+from scbig.data.store import Rows
 from scbig.errors import InputError
 from scbig.nn import GCAEConfig, ModuleLayout
 from scbig.run import Run
+from scbig.stages.common import open_prepared
 from scbig.training import assemble, autoencoder, feed, flow, gcae
 from scbig.training.autoencoder import Autoencoder
 from scbig.training.populations import build
@@ -161,10 +161,8 @@ def _screen(settings: ConfigDict, sizes: Sizes, run: Run | None) -> Iterator[tup
         yield Rows.of(x), sizes
         return
     run.require(("prepare",), checked=False)
-    with open_store(run.path("prepared.h5ad")) as store:
-        labels = store.obs["condition"].astype(str)
-        n_train = int((Split.load(run.path("split.csv")).assign(store.obs.set_axis(store.names())) == "train").sum())
-        n_conditions = len(set(labels.unique()) - {CONTROL})
+    with open_prepared(run) as (store, _, part):
+        n_train, n_conditions = int((part == "train").sum()), len(set(store.obs["condition"].astype(str)) - {CONTROL})
         yield store.X, Sizes(store.n_obs, store.n_vars, n_conditions, n_train)
 
 

@@ -15,15 +15,11 @@ import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-# Programs compiled by one test are there for the next, for other workers, and for the processes that tests start: a tiny
-# run compiles for most of a minute and computes for seconds. Fresh in every session; workers inherit the place. A largest
-# size makes JAX lock the folder, so that nobody reads what is half written.
-if "SCBIG_TESTS_COMPILED" not in os.environ:
-    os.environ["SCBIG_TESTS_COMPILED"] = tempfile.mkdtemp(prefix="scbig-compiled-")
-    atexit.register(shutil.rmtree, os.environ["SCBIG_TESTS_COMPILED"], ignore_errors=True)
-_COMPILED, _MOST_BYTES = os.environ["SCBIG_TESTS_COMPILED"], 1 << 33
+# Programs compiled by one test are there for the next, and for the processes that tests start: a tiny run compiles for
+# most of a minute and computes for seconds. Fresh in every session.
+_COMPILED = tempfile.mkdtemp(prefix="scbig-compiled-")
+atexit.register(shutil.rmtree, _COMPILED, ignore_errors=True)
 jax.config.update("jax_compilation_cache_dir", _COMPILED)
-jax.config.update("jax_compilation_cache_max_size", _MOST_BYTES)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
 
@@ -107,7 +103,6 @@ def shell_environment() -> dict[str, str]:
         "JAX_PLATFORMS": "cpu",
         "COLUMNS": "80",
         "JAX_COMPILATION_CACHE_DIR": _COMPILED,
-        "JAX_COMPILATION_CACHE_MAX_SIZE": str(_MOST_BYTES),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3",
     }
 

@@ -16,12 +16,12 @@ import pandas as pd
 
 from benchmarks import crossval
 from benchmarks.common import peak_gigabytes, write
-from benchmarks.forks import fork
 from scbig import baselines, config, evaluation, stages, training
 from scbig.data.conditions import CONTROL
 from scbig.data.splits import Split
 from scbig.rng import generator
 from scbig.run import Run
+from scbig.stages.forks import fork
 from scbig.training.assemble import load_autoencoder
 
 TYPES = ("B", "CD4T", "CD8T", "CD14+Mono", "Dendritic", "FCGR3A+Mono", "NK")

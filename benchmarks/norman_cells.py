@@ -18,12 +18,12 @@ import pandas as pd
 
 from benchmarks import crossval
 from benchmarks.common import markdown, peak_gigabytes, write
-from benchmarks.forks import fork
 from scbig import baselines, config, data, evaluation, stages
 from scbig.data.conditions import CONTROL, genes_of
 from scbig.data.simulate_effects import noiseless_effects
 from scbig.data.splits import Split
 from scbig.run import Run
+from scbig.stages.forks import fork
 
 FULL = "scBIG"
 # The only source that knows every perturbed gene.

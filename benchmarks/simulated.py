@@ -16,13 +16,13 @@ import pandas as pd
 
 from benchmarks import crossval
 from benchmarks.common import markdown, write
-from benchmarks.forks import fork
 from scbig import baselines, config, evaluation, stages
 from scbig.data.conditions import CONTROL, genes_of
 from scbig.data.simulate import SimConfig, save, simulate
 from scbig.data.splits import Split
 from scbig.evaluation.statistics import bootstrap_weights, interval
 from scbig.run import Run
+from scbig.stages.forks import fork
 
 FULL, BARE, RANDOM, BOTH = "scBIG", "without anchor", "random modules", "random modules, without anchor"
 BASELINES = ("combination", "additive", "low_rank", "linear", "mean", "control")

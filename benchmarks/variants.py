@@ -10,8 +10,8 @@ import argparse
 from pathlib import Path
 
 from benchmarks.common import write
-from benchmarks.forks import fork
 from scbig import evaluation
+from scbig.stages.forks import fork
 from scbig.training import read_metrics
 
 # What the anchor does well hides what these settings do.

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from scbig.errors import InputError, some
 
-__all__ = ["ablation", "as_json", "default", "demo", "execute_file", "load", "override", "read_json"]
+__all__ = ["ablation", "as_json", "checked", "default", "demo", "execute_file", "load", "override", "read_json"]
 
 
 def default() -> ConfigDict:
@@ -198,7 +198,15 @@ def load(path: str) -> ConfigDict:
     Raises:
         InputError: where the file is absent, has no ``get_config``, or sets what is not a setting.
     """
-    module = execute_file(path)
+    return checked(execute_file(path), path)
+
+
+def checked(module: ModuleType, path: str) -> ConfigDict:
+    """What ``get_config()`` of an executed file returns.
+
+    Raises:
+        InputError: as :func:`load`, which names the file ``path``.
+    """
     if not hasattr(module, "get_config"):
         raise InputError(f"{path} has no function get_config() that returns the configuration")
     config = module.get_config()

@@ -18,6 +18,7 @@ import scipy.sparse as sp
 from jaxtyping import Array, Float
 
 from scbig.analysis import permutation, shift
+from scbig.analysis.moves import module_scores
 from scbig.analysis.section import Ask, Figure, Section
 from scbig.data.conditions import CONTROL
 from scbig.errors import InputError
@@ -155,10 +156,8 @@ def _groups(view: View, wanted: Sequence[str]) -> dict[float, list[tuple[str, st
 def _predicted(view: View, ask: Ask, wanted: Sequence[str], chance: dict[str, int]) -> tuple[pd.DataFrame, shift.Draws]:
     """Shifts in predicted cells, each against the control it started from."""
     run = view.predictor
-    from scbig.analysis.view import module_means
-
     base, sized = received(run.auto, run.x0), view.obs.loc[run.controls.index]
-    scored = module_means(run.x0, view.modules)
+    scored = module_scores(run.x0, view.modules)
     cells, sources, obs, after, before = [], [], [], [], []
     for dose, groups in _groups(view, wanted).items():
         for start in range(0, len(groups), _CHUNK):
@@ -168,7 +167,7 @@ def _predicted(view: View, ask: Ask, wanted: Sequence[str], chance: dict[str, in
             cells.append(received(run.auto, made.X))
             sources.append(base[place])
             # A predicted cell has the depth of the control that it started from. One call for both: the same centre.
-            both = np.concatenate([module_means(made.X, view.modules), scored[place]])
+            both = np.concatenate([module_scores(made.X, view.modules), scored[place]])
             columns, _ = permutation.nuisance_of(sized.iloc[np.tile(place, 2)], both)
             after.append(columns[: len(place)])
             before.append(columns[len(place) :])

@@ -16,6 +16,7 @@ import pandas as pd
 from jaxtyping import Float
 
 from scbig.analysis import permutation
+from scbig.analysis.moves import module_scores
 from scbig.analysis.permutation import Contrast
 from scbig.analysis.section import Ask, Figure, Section
 from scbig.data.conditions import genes_of
@@ -58,12 +59,7 @@ def scores_without(
     """
     if list(adata.var_names) != list(modules.genes):
         raise InputError("the genes of the cells are not those of the modules; use the prepared screen of the same run")
-    member = np.zeros((len(modules.genes), modules.n_modules))
-    kept = np.flatnonzero(~np.isin(modules.genes, list(genes)))
-    member[kept, modules.module[kept]] = 1.0
-    x = adata.X if rows is None else adata.X[rows]
-    with np.errstate(invalid="ignore"):
-        return np.asarray(x @ member) / member.sum(axis=0)
+    return module_scores(adata.X if rows is None else adata.X[rows], modules, genes)
 
 
 def correlations(

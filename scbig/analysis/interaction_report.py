@@ -10,9 +10,9 @@ import pandas as pd
 from scbig.analysis import interaction_figures as draw
 from scbig.analysis import interaction_model
 from scbig.analysis.interactions import UNTOLD, pairs_of, predicted, score_cells
+from scbig.analysis.moves import module_scores
 from scbig.analysis.permutation import false_discovery
 from scbig.analysis.section import Ask, Figure, Section
-from scbig.analysis.view import module_means
 from scbig.data.conditions import CONTROL, genes_of, join
 from scbig.errors import InputError
 from scbig.rng import generator
@@ -211,7 +211,7 @@ def module_departures(view: View, observed: pd.DataFrame, ask: Ask) -> tuple[pd.
             cells = view.adata.X[np.flatnonzero((condition == name) & (context == row["context"]))]
             cells = cells.toarray() if hasattr(cells, "toarray") else np.asarray(cells).copy()
             cells[:, own] = 0.0  # the perturbed genes count for nothing in their modules
-            scores = module_means(cells, view.modules)
+            scores = module_scores(cells, view.modules)
             rng = generator(ask.seed, f"modules of interactions {name}@{row['context']}")
             weight = rng.multinomial(len(scores), np.full(len(scores), 1 / len(scores)), size=max(ask.draws, 50)) / len(
                 scores

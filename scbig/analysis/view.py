@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 
 from scbig import config as configuration
 from scbig import predict
+from scbig.analysis.moves import module_scores
 from scbig.data.conditions import CONTROL
 from scbig.data.splits import Split
 from scbig.errors import InputError
@@ -25,21 +26,9 @@ from scbig.predict import Predictor
 from scbig.run import Run
 from scbig.training import assemble
 
-__all__ = ["View", "load", "module_means"]
+__all__ = ["View", "load"]
 
 _NEEDED = ("prepare", "cluster", "pretrain", "train")
-
-
-def module_means(x: Any, modules: Modules) -> Float[np.ndarray, "cells modules"]:
-    """Mean log-expression of each module's genes in each cell.
-
-    Args:
-        x: log-expression ``[cells, genes]``, dense or CSR, genes in the order of ``modules.genes``.
-        modules: the partition.
-    """
-    member = np.zeros((len(modules.genes), modules.n_modules), np.float32)
-    member[np.arange(len(modules.genes)), modules.module] = 1.0
-    return np.asarray(x @ (member / modules.sizes)).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -72,7 +61,7 @@ class View:
     @cached_property
     def scores(self) -> Float[np.ndarray, "cells modules"]:
         """Mean log-expression of each module's genes in each cell."""
-        return module_means(self.adata.X, self.modules)
+        return module_scores(self.adata.X, self.modules)
 
     @property
     def obs(self) -> pd.DataFrame:

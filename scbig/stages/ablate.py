@@ -80,8 +80,8 @@ def read(path: str) -> Table:
     Raises:
         InputError: what is missing or of another kind, in one line.
     """
-    config = configuration.load(path)
     given = configuration.execute_file(path)
+    config = configuration.checked(given, path)
     variants = given.variants() if callable(getattr(given, "variants", None)) else getattr(given, "VARIANTS", None)
     if variants is None:
         raise InputError(

@@ -63,13 +63,13 @@ def _measured(run: Run, name: str) -> float:
 
 
 def _size(folder: Path) -> int:
-    """How many numbers a tree of parameters on disk holds."""
+    """How many trained numbers a network on disk has: the autoencoder keeps the means of its data beside them."""
     import jax
     import orbax.checkpoint as ocp
 
     with ocp.StandardCheckpointer() as reader:
         tree = reader.metadata(folder.resolve()).item_metadata.tree
-    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree.get("params", tree)))
 
 
 def _pace(run: Run, stage: str) -> float:

@@ -96,7 +96,9 @@ def mesh() -> Mesh:
     """The chosen devices (all, where none were chosen) along one axis, ``data``."""
     if _Chosen.mesh is None:
         choose()
-    return _Chosen.mesh
+    found = _Chosen.mesh
+    assert found is not None  # ``choose`` sets it or raises
+    return found
 
 
 def count() -> int:

@@ -72,8 +72,13 @@ def precision(wanted: str) -> Iterator[str]:
 @contextmanager
 def exact() -> Iterator[None]:
     """Products within the block are float32 within :func:`precision` too: what decides should not be rounded."""
-    with jax.default_matmul_precision("highest") if jax.config.jax_default_matmul_precision else _nothing():
+    with jax.default_matmul_precision("highest") if _option("jax_default_matmul_precision") else _nothing():
         yield
+
+
+def _option(name: str) -> str | None:
+    """What JAX is set to; it makes its options when it is imported, where no checker of types sees them."""
+    return getattr(jax.config, name)
 
 
 @contextmanager
@@ -96,7 +101,7 @@ def keep_compiled(folder: str = "") -> str:
     if folder == "none":
         jax.config.update("jax_compilation_cache_dir", None)
         return ""
-    if not folder and jax.config.jax_compilation_cache_dir:
+    if not folder and _option("jax_compilation_cache_dir"):
         return ""
     chosen = Path(folder) if folder else _user_cache() / "scbig" / "compiled"
     chosen = chosen / _machine()

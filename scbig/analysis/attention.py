@@ -84,7 +84,7 @@ def _received(
     maps = [{name: weights.mean(axis=1) for name, weights in maps[block].items()} for block in blocks]
     if how == "compress":
         each = [one["compress"].mean(axis=1) if "compress" in one else _over_tokens(one["self"], used) for one in maps]
-        return sum(each) / len(each)
+        return jnp.stack(each).mean(axis=0)
     half, rolled = 0.5 * jnp.eye(used.shape[0])[None], jnp.eye(used.shape[0])[None]
     for one in maps:
         if "self" in one:

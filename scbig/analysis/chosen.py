@@ -80,13 +80,13 @@ def choose(view: View, ask: Ask, most: int, parts: Sequence[str] = ("test", "val
         names = next((found for part in parts if (found := view.conditions(part))), [])
     pairs = view.obs[["condition", "context"]].astype(str).drop_duplicates()
     contexts = sorted(pairs["context"].unique())
-    found = []
+    chosen: list[Chosen] = []
     for name in names:
         where = sorted(pairs["context"][pairs["condition"] == name]) or contexts
-        found += [Chosen(name, c, f"{name} in {c}" if len(contexts) > 1 else name) for c in where]
-    if not ask.conditions and len(found) > most:
-        found = [found[i] for i in np.linspace(0, len(found) - 1, most).round().astype(int)]
-    return found
+        chosen += [Chosen(name, c, f"{name} in {c}" if len(contexts) > 1 else name) for c in where]
+    if not ask.conditions and len(chosen) > most:
+        chosen = [chosen[i] for i in np.linspace(0, len(chosen) - 1, most).round().astype(int)]
+    return chosen
 
 
 def measured(view: View, one: Chosen) -> tuple[np.ndarray, str]:

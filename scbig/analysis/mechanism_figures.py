@@ -121,7 +121,8 @@ def telling(table: pd.DataFrame) -> tuple[str, str, str]:
     score = own.groupby(["condition", "context", "part"], sort=True).agg(
         n=("called", "sum"), z=("z", lambda z: (z**2).sum())
     )
-    return tuple(str(name) for name in score.sort_values(["n", "z"], ascending=False, kind="stable").index[0])
+    condition, context, part = score.sort_values(["n", "z"], ascending=False, kind="stable").index[0]
+    return str(condition), str(context), str(part)
 
 
 def attention_map(table: pd.DataFrame, names: tuple[str, ...]) -> Figure:

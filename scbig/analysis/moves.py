@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -18,7 +19,7 @@ __all__ = ["changes", "module_scores", "welch"]
 
 _LEVEL = 0.95  # of intervals
 
-Matrix = np.ndarray | sp.spmatrix | sp.sparray
+Matrix: TypeAlias = np.ndarray | sp.spmatrix | sp.sparray
 
 
 def module_scores(x: Matrix, modules: Modules, without: Sequence[str] = ()) -> Float[np.ndarray, "cells modules"]:

@@ -77,12 +77,12 @@ def save(figure: Figure, folder: str | os.PathLike) -> tuple[Path, Path]:
     """
     from matplotlib import rc_context
 
-    files = tuple(Path(folder, f"{figure.name}.{kind}") for kind in ("svg", "png"))
+    vector, picture = (Path(folder, f"{figure.name}.{kind}") for kind in ("svg", "png"))
     with rc_context(_SETTINGS):
         drawing = figure.draw()
-        drawing.savefig(files[0], metadata={"Date": None, "Creator": None})
-        drawing.savefig(files[1], metadata={"Software": None})
-    return files
+        drawing.savefig(vector, metadata={"Date": None, "Creator": None})
+        drawing.savefig(picture, metadata={"Software": None})
+    return vector, picture
 
 
 def heat(
@@ -176,8 +176,8 @@ def forest(
         filled: which marks of a series are filled; all without it.
     """
     y = np.arange(len(names), dtype=np.float64)
-    finite = [np.asarray(v, np.float64) for three in series.values() for v in three]
-    finite = np.concatenate([v[np.isfinite(v)] for v in finite] + [np.array([] if zero is None else [zero])])
+    every = [np.asarray(v, np.float64) for three in series.values() for v in three]
+    finite = np.concatenate([v[np.isfinite(v)] for v in every] + [np.array([] if zero is None else [zero])])
     low_end, high_end = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
     room = (high_end - low_end) * 0.06 or 0.1
     low_end, high_end = low_end - room, high_end + room

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -77,9 +77,10 @@ def fit(
             return told, {"basis": model.name, **model.account(condition, context)}
         if len(genes_of(condition)) > 1:
             # Sorted, so that the sum does not hang on the order of the genes.
-            each = [answer(join([gene]), context) for gene in sorted(genes_of(condition))]
-            return sum(effect for effect, _ in each), {"basis": "sum of its parts", "because": told}
-        return means.rule(condition, context), {"basis": "mean of the training effects", "because": told, "kept": 0.0}
+            each = [answer(join([gene]), context)[0] for gene in sorted(genes_of(condition))]
+            return np.sum(each, axis=0), {"basis": "sum of its parts", "because": told}
+        usual = cast(np.ndarray, means.rule(condition, context))  # a mean always answers
+        return usual, {"basis": "mean of the training effects", "because": told, "kept": 0.0}
 
     return Model(
         "auto",

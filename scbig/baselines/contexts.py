@@ -161,8 +161,8 @@ def fit(
         if context in sources.effects.get(condition, {}):
             return {"basis": "measured", "kept": 1.0}
         share = chosen.kept if sources.comparable(context, others) else 0.0
-        known = {} if chosen.skill is None else {"skill": float(chosen.skill)}
-        return {"basis": "other contexts", "kept": share} | known
+        told: dict[str, float | str] = {"basis": "other contexts", "kept": share}
+        return told if chosen.skill is None else told | {"skill": float(chosen.skill)}
 
     names = ("bandwidth", "falls", "rises")
     settings = dict(zip(names, chosen.setting, strict=True)) | {"kept": chosen.kept}

@@ -181,7 +181,8 @@ def fit(
     def account(condition: str, context: str) -> dict[str, float | str]:
         if condition == CONTROL:
             return {}
-        part, measured = parts.get(context, parts[last]), {"basis": "measured", "skill": 1.0, "kept": 1.0}
+        part = parts.get(context, parts[last])
+        measured: dict[str, float | str] = {"basis": "measured", "skill": 1.0, "kept": 1.0}
         told = [measured if g in part.singles else part.weigh(g)[1] for g in genes_of(condition)]
         bases = sorted({each["basis"] for each in told})
         basis = bases[0] if len(told) == 1 else f"sum of {' and '.join(bases)}"

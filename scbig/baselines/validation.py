@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -13,6 +14,9 @@ from scbig.errors import InputError, some
 from scbig.rng import generator
 
 __all__ = ["folds", "score", "search"]
+
+if TYPE_CHECKING:  # an extra, imported where it is used
+    from optuna import Trial
 
 _SCALES = ("log", "linear", "int")
 
@@ -137,7 +141,7 @@ def search(
     return {name: best[name] for name in space}, tuple(records)
 
 
-def _suggest(trial: object, name: str, low: float | int, high: float | int, scale: str) -> float | int:
+def _suggest(trial: Trial, name: str, low: float | int, high: float | int, scale: str) -> float | int:
     if scale == "int":
         return trial.suggest_int(name, int(low), int(high))
     return trial.suggest_float(name, low, high, log=scale == "log")

@@ -322,16 +322,17 @@ def check(split: Split) -> None:
         raise InputError(f"split '{split.name}' leaves no condition to train on")
     bad: list[str] = []
     if split.rule == "additive":
-        promise = "their single perturbations are all in train"
+        promise = "the single perturbations of what is held out must all be in train"
         bad = [c for c in held["condition"] if len(genes_of(c)) < 2 or not set(genes_of(c)) <= train]
     elif split.rule in ("holdout", "simulation", "simulation_single"):
-        promise = "their held-out genes occur nowhere in train, and those of test not in val"
+        promise = "genes that are held out must occur nowhere in train, and those of test not in val"
         bad = _leaks(split, train)
     elif split.rule in ("context", "cells"):
-        promise = "they are also in train" + (" in another context" if split.rule == "context" else "")
+        where = " in another context" if split.rule == "context" else ""
+        promise = f"what is held out must also be in train{where}"
         bad = [c for c in held["condition"].unique() if c not in train]
     if bad:
-        raise InputError(f"split '{split.name}' leaks: {some(bad)} are held out, but it is not so that {promise}")
+        raise InputError(f"split '{split.name}' leaks: {some(bad)} are held out; under the rule {split.rule} {promise}")
 
 
 def _leaks(split: Split, train: set[str]) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,6 +21,7 @@ __all__ = ["Prediction", "align", "draw"]
 _MOST = 15.0  # log1p of some three million counts per cell: no log-expression is as large
 _SAMPLE = 2000  # cells looked at to see how they were transformed
 _LEAST = -5.0  # shifted control cells fall somewhat below zero; nothing on this scale falls farther
+_CENTRED = 0.3  # of the controls' means is left where genes were centred; a shifted control keeps nearly all of them
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class Prediction:
 
     name: str
     cells: bool
-    x: object
+    x: Any
     rows: tuple[np.ndarray, ...]
     effect: np.ndarray | None
     offset: np.ndarray | None = None
@@ -47,7 +49,7 @@ class Prediction:
         """Whether each test condition has a prediction."""
         if self.cells:
             return np.array([len(r) > 0 for r in self.rows])
-        return ~np.isnan(self.effect).any(axis=1)
+        return ~np.any(np.isnan(self.effect), axis=1)
 
     def means(self, drawn: list[np.ndarray], control: np.ndarray) -> np.ndarray:
         """Predicted mean profiles from the drawn cells (or effect plus control), ``[n, G]``; NaN without."""
@@ -119,7 +121,7 @@ def align(
             f"{some(real.keys['condition'])}; predicted are {some(labels)}"
         )
     if kind == "cells":
-        _suspect_log(name, x, rows, real, data, excluded)
+        _compare_with_controls(name, x, rows, real, data, excluded)
         return Prediction(name, True, x, tuple(rows), None)
     effect = np.full((len(rows), len(real.genes)), np.nan)
     for i, r in enumerate(rows):
@@ -211,13 +213,22 @@ def _refuse_normalization(name: str, adata: AnnData, data: AnnData) -> None:
                 raise InputError(f"predictions '{name}' state {field} {a}, the data {b}: normalise both alike")
 
 
-def _suspect_log(name: str, x, rows: list[np.ndarray], real: Truth, data: AnnData, excluded: Exclusions) -> None:
-    """Reports cells whose mean lies by log1p of the controls' log-expression, not by that itself."""
+def _compare_with_controls(
+    name: str, x, rows: list[np.ndarray], real: Truth, data: AnnData, excluded: Exclusions
+) -> None:
+    """Refuses cells whose genes were centred, and reports those that lie by log1p of the controls' log-expression."""
     given = np.concatenate(rows)[:_SAMPLE]
     control = dense(data.X[np.concatenate(list(real.controls.values()))[:_SAMPLE]])
     if not len(given) or control.min() <= -1.0:
         return
-    mean = dense(x[given]).mean(axis=0)
+    cells = dense(x[given])
+    mean, usual = cells.mean(axis=0), control.mean(axis=0)
+    left = float(mean @ usual) / max(float(usual @ usual), 1e-12)
+    if cells.min() < 0 and left < _CENTRED:
+        raise InputError(
+            f"predictions '{name}' hold negative values, and of the controls' mean expression {left:.0%} is left in "
+            "them: this is not log-expression; do not centre or scale genes"
+        )
     once, twice = (float(np.linalg.norm(mean - c.mean(axis=0))) for c in (control, np.log1p(control)))
     if twice < 0.5 * once:
         excluded.add(name, "its cells look log-transformed twice, beside the controls; they were judged as given")

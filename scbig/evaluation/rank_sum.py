@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import scipy.sparse as sp
@@ -14,6 +15,8 @@ from scbig.errors import InputError
 __all__ = ["RankSum", "benjamini_hochberg", "rank_sum"]
 
 _DENSE_BLOCK = 8_000_000  # values of a dense matrix turned to columns at once: 32 MB in single precision
+
+_Number = TypeVar("_Number", np.ndarray, float)
 
 
 @dataclass(frozen=True)
@@ -152,7 +155,7 @@ def _tied_with_controls(
     return np.bincount(member[starts], weights=added, minlength=n_groups + 1)[:n_groups]
 
 
-def _cubes(t: np.ndarray | float) -> np.ndarray | float:
+def _cubes(t: _Number) -> _Number:
     return t * t * t - t
 
 

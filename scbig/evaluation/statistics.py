@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -55,6 +56,9 @@ class Difference:
     def real(self) -> bool:
         """Whether the interval excludes zero."""
         return self.n > 1 and (self.low > 0 or self.high < 0)
+
+
+_NO_DIFFERENCE = Difference(mean=math.nan, low=math.nan, high=math.nan, p=math.nan, n=0)
 
 
 def bootstrap_weights(n: int, draws: int = 1000, seed: int = 0) -> Float[np.ndarray, "draws n"]:
@@ -239,10 +243,10 @@ def signed_rank(gap: Float[np.ndarray, " n"]) -> float:
 
 def _difference(wide: pd.DataFrame, first: str, second: str, draws: int, seed: int) -> Difference:
     if first not in wide or second not in wide:
-        return Difference(*([float("nan")] * 4), 0)
+        return _NO_DIFFERENCE
     gap = (wide[first] - wide[second]).dropna().to_numpy(np.float64)
     if not len(gap):
-        return Difference(*([float("nan")] * 4), 0)
+        return _NO_DIFFERENCE
     mean, low, high = interval(gap[:, None], bootstrap_weights(len(gap), draws, seed))
     p = float("nan")
     if len(gap) > 5:

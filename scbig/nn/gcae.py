@@ -89,15 +89,16 @@ class ModuleLayout:
 
 
 def _blocks(kind: str, config: GCAEConfig, rngs: nnx.Rngs):
-    if kind == "induced":
-        make = lambda: InducedBlock(  # noqa: E731
-            config.width, config.heads, config.inducing, config.mlp_ratio, config.dropout, rngs=rngs
-        )
-    elif kind == "transformer":
-        make = lambda: TransformerBlock(config.width, config.heads, config.mlp_ratio, config.dropout, rngs=rngs)  # noqa: E731
-    else:
+    def block() -> InducedBlock | TransformerBlock:
+        if kind == "induced":
+            return InducedBlock(
+                config.width, config.heads, config.inducing, config.mlp_ratio, config.dropout, rngs=rngs
+            )
+        return TransformerBlock(config.width, config.heads, config.mlp_ratio, config.dropout, rngs=rngs)
+
+    if kind not in ("induced", "transformer"):
         raise ValueError(f"no blocks called {kind!r}: induced, transformer or mlp")
-    return nnx.List([make() for _ in range(config.depth)])
+    return nnx.List([block() for _ in range(config.depth)])
 
 
 class _ModulePrior(nnx.Module):

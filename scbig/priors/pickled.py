@@ -38,6 +38,7 @@ class Named:
     """A name that is passed on but never called."""
 
     __slots__ = ("_name",)
+    _name: str
 
     def __init__(self, name: str):
         object.__setattr__(self, "_name", name)
@@ -55,6 +56,7 @@ class _Call(Named):
     """A name that may be called; it runs a function of this file."""
 
     __slots__ = ("_function",)
+    _function: Callable[..., Any]
 
     def __init__(self, name: str, function: Callable[..., Any]):
         super().__init__(name)

@@ -150,6 +150,10 @@ def _load(data: bytes, path: str | os.PathLike, storage: Callable[[Any], np.ndar
 class _Unpickler(pickle._Unpickler):
     """Resolves the names in ``GLOBALS`` to inert stand-ins and no others."""
 
+    # Set by ``load``.
+    read: Callable[[int], bytes]
+    append: Callable[[Any], None]
+
     def __init__(self, file: io.BytesIO, storage: Callable[[Any], np.ndarray] | None):
         # Latin-1 is what arrays pickled by Python 2 need.
         super().__init__(file, encoding="latin1")

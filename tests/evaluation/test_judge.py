@@ -392,6 +392,11 @@ def test_extra_genes_are_named_and_missing_ones_refused(world, fixtures):
     [
         (lambda a: change(a, lambda x: 10 * x), r"'m' hold values up to .* not log-expression"),
         (lambda a: change(a, lambda x: x - 9), r"'m' hold values down to -9"),
+        (lambda a: change(a, lambda x: x - x.mean(axis=0)), r"'m' hold negative values, .* do not centre"),
+        (
+            lambda a: change(a, lambda x: sp.csr_matrix(np.clip((x - x.mean(0)) / (x.std(0) + 1e-3), -4, 10))),
+            r"'m' hold negative values, .* do not centre or scale",
+        ),
         (
             lambda a: change(a, lambda x: np.round(np.expm1(np.clip(x, 0, 2)))),
             r"'m' hold integers up to 6: .*counts",

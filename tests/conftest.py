@@ -15,6 +15,10 @@ import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
+# Most of the time of a tiny run is compilation, and programs that run for milliseconds need no optimising. For the
+# processes that tests start as well.
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0".strip()
+
 # Programs compiled by one test are there for the next, and for the processes that tests start: a tiny run compiles for
 # most of a minute and computes for seconds. Fresh in every session.
 _COMPILED = tempfile.mkdtemp(prefix="scbig-compiled-")

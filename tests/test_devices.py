@@ -1,6 +1,7 @@
 """Devices and processes; what needs several devices runs in processes of its own."""
 
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from scbig import config, devices, stages
 from scbig.errors import InputError
 from scbig.run import Run
 
-EIGHT = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+EIGHT = {"XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8"}
 
 
 @pytest.fixture

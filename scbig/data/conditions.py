@@ -65,7 +65,7 @@ _MISSING = ("", "nan")
 def as_text(values: pd.Series) -> pd.Series:
     """A column as strings, each distinct one held once where the column is categorical: large screens need that."""
     if not isinstance(values.dtype, pd.CategoricalDtype):
-        return values.astype(str)
+        return values.astype(str).fillna("nan")  # which pandas 3 leaves missing
     names = np.append(values.cat.categories.astype(str).to_numpy(dtype=object), "nan")
     return pd.Series(names[values.cat.codes.to_numpy()], index=values.index, name=values.name, dtype=object)
 

@@ -14,6 +14,7 @@ from jaxtyping import Float
 
 from scbig.data.source import told_damage
 from scbig.data.store import check_chunks
+from scbig.data.text import portable
 from scbig.files import atomic
 
 __all__ = ["read_latents", "write_latents"]
@@ -42,7 +43,7 @@ def write_latents(
     with atomic(path) as temporary:
         group = zarr.open_group(str(temporary), mode="w", zarr_format=3)
         # Said outright: the default is about to change.
-        with ad.settings.override(auto_shard_zarr_v3=False):
+        with portable(), ad.settings.override(auto_shard_zarr_v3=False):
             ad.io.write_elem(group, "/", ad.AnnData(obs=obs, var=_dims(latent)))
         x = group.create_array(
             "X", shape=(n_cells, latent), dtype="float32", chunks=(chunk, latent),

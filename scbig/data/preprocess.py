@@ -364,5 +364,6 @@ def _power(value: float) -> str:
 
 def _with(adata: ad.AnnData, matrix: Any, obs: pd.DataFrame, var: pd.DataFrame, marks: dict[str, Any]) -> ad.AnnData:
     """The same screen with other parts; matrices are shared, tables are not."""
-    layers = {name: adata.layers[name] for name in adata.layers}
+    # From anndata 0.13, X is also the layer None.
+    layers = {name: adata.layers[name] for name in adata.layers if name is not None}
     return ad.AnnData(matrix, obs=obs, var=var, uns=dict(adata.uns) | {"scbig": marks}, layers=layers)

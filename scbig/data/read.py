@@ -379,7 +379,7 @@ def _numbers(obs: pd.DataFrame, column: str, what: str) -> np.ndarray:
     odd = sorted(set(raw[values.isna() & raw.notna()].astype(str)))
     if odd:
         raise InputError(f"obs['{column}'] must hold numbers for the {what}, not {some(odd)}: convert them first")
-    return values.to_numpy(dtype=np.float64, na_value=np.nan)
+    return values.to_numpy(dtype=np.float64, na_value=np.nan, copy=True)
 
 
 def _doses(obs: pd.DataFrame, column: str) -> np.ndarray:

@@ -15,6 +15,7 @@ import pandas as pd
 import scipy.sparse as sp
 
 from scbig.data.source import sparse_rows, told_damage
+from scbig.data.text import portable
 from scbig.errors import InputError
 
 __all__ = ["RowWriter", "Stored"]
@@ -139,7 +140,9 @@ class RowWriter:
             ad.io.write_elem(self._file, name, {})
         for key in self._keys:
             empty = sp.csr_matrix((0, self._n_genes), dtype=self._dtype)
-            ad.io.write_elem(self._file, key, empty, dataset_kwargs=self._on_disk | {"indptr_dtype": self._ends})
+            folder, _, name = f"/{key}".rpartition("/")
+            options = self._on_disk | {"indptr_dtype": self._ends}
+            ad.io.write_elem(self._file[folder or "/"], name, empty, dataset_kwargs=options)
         return self
 
     def append(self, *blocks: sp.csr_matrix) -> None:
@@ -158,10 +161,11 @@ class RowWriter:
             raise ValueError(f"{self._n_cells} × {self._n_genes} values for {len(obs)} cells × {len(var)} genes")
         tables = ad.AnnData(obs=obs, var=var, uns=uns)
         tables.strings_to_categoricals()
-        for name in ("obs", "var", "uns"):
-            table = getattr(tables, name)
-            table = dict(table) if name == "uns" else table
-            ad.io.write_elem(self._file, name, table, dataset_kwargs={"compression": "lzf"})
+        with portable():
+            for name in ("obs", "var", "uns"):
+                table = getattr(tables, name)
+                table = dict(table) if name == "uns" else table
+                ad.io.write_elem(self._file, name, table, dataset_kwargs={"compression": "lzf"})
         return tables
 
     def __exit__(self, *_: object) -> None:

@@ -25,6 +25,7 @@ from scbig.data.simulator.cells import Latent, activity, draw_counts, noiseless_
 from scbig.data.simulator.config import SimConfig
 from scbig.data.simulator.priors import SimulatedPriors, make_priors
 from scbig.data.simulator.world import KIND_OF_RELATION, Double, World, build
+from scbig.data.text import portable
 from scbig.errors import InputError
 from scbig.files import atomic
 
@@ -93,7 +94,7 @@ def save(simulation: Simulation, out_dir: str | os.PathLike) -> Path:
     out_dir = Path(out_dir)
     if out_dir.exists() and not (out_dir / "truth.h5ad").is_file() and not _is_empty(out_dir):
         raise InputError(f"{out_dir} exists and holds something else: choose another folder for the screen")
-    with atomic(out_dir) as folder:
+    with atomic(out_dir) as folder, portable():
         folder.mkdir(parents=True)
         simulation.adata.write_h5ad(folder / "screen.h5ad", compression="gzip")
         simulation.truth.write_h5ad(folder / "truth.h5ad")

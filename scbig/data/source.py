@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
+from scbig.data.text import plain_text
 from scbig.errors import InputError, some
 
 __all__ = ["LARGE", "Source", "open_source", "sparse_rows"]
@@ -81,7 +82,8 @@ def open_source(
     """
     if isinstance(path, ad.AnnData):
         matrix = path.X if layer is None else path.layers.get(layer)
-        yield _source("the AnnData", path.obs, path.var, dict(path.uns), tuple(path.layers), matrix, layer, False)
+        layers = tuple(name for name in path.layers if name is not None)  # from anndata 0.13, X is the layer None
+        yield _source("the AnnData", path.obs, path.var, dict(path.uns), layers, matrix, layer, False)
         return
     path = Path(path)
     if not path.exists():
@@ -149,7 +151,7 @@ def _source(
     if tuple(matrix.shape) != (len(obs), len(var)):
         raise InputError(f"{name} is damaged: its matrix is {matrix.shape} for {len(obs)} cells × {len(var)} genes")
     kept = {k: v for k, v in uns.items() if k == "scbig" or isinstance(v, str | int | float | bool | np.generic)}
-    return Source(name, obs.copy(), var.copy(), kept, layers, matrix, streamed)
+    return Source(name, plain_text(obs), plain_text(var), kept, layers, matrix, streamed)
 
 
 def sparse_rows(matrix: Any) -> sp.csr_matrix:

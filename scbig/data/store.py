@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float, Int
 from scbig.data.source import told_damage
 from scbig.errors import InputError
 
-__all__ = ["Rows", "Store", "check_chunks", "column_sums", "open_store"]
+__all__ = ["Rows", "Store", "check_chunks", "column_sums", "index_on_disk", "open_store"]
 
 _SPAN = 4096  # rows read at once when chosen ones are gathered
 
@@ -210,7 +210,7 @@ def _store(group: Any, path: Path) -> Store:
         table, var = group["obs"], ad.io.read_elem(group["var"])
         key = table.attrs["_index"]
         columns = {str(name): ad.io.read_elem(table[name]) for name in table.attrs["column-order"]}
-        obs = pd.DataFrame(columns, index=pd.RangeIndex(table[key].shape[0]))
+        obs = pd.DataFrame(columns, index=pd.RangeIndex(index_on_disk(table).shape[0]))
         uns = {"scbig": ad.io.read_elem(group["uns/scbig"])} if "uns" in group and "scbig" in group["uns"] else {}
         x = group["X"]
         kind = x.attrs.get("encoding-type")
@@ -231,6 +231,12 @@ def _store(group: Any, path: Path) -> Store:
             return pd.Index(ad.io.read_elem(table[key]), name=None if key == "_index" else key)
 
     return Store(obs, var, uns, Rows(data, indices, indptr, shape[1], str(path)), names)
+
+
+def index_on_disk(table: Any) -> Any:
+    """The array of the row names of a table on disk; what pandas 3 holds as text is a group of values and a mask."""
+    stored = table[table.attrs["_index"]]
+    return stored["values"] if hasattr(stored, "keys") else stored
 
 
 def check_chunks(array: Any, path: Path) -> None:

@@ -117,11 +117,12 @@ def _further(folder: Path, document: Mapping[str, Any]) -> dict[str, pd.DataFram
 
 def _tidy(path: Path) -> pd.DataFrame:
     # Genes and conditions may be called NA: nothing but an empty number is missing.
-    missing = {"value": [""], "sd": [""]}
-    table = pd.read_csv(
-        path, dtype=_TEXT, keep_default_na=False, na_values=missing, na_filter=True, float_precision="round_trip"
-    )
-    return table.astype({name: np.float64 for name in ("value", "sd") if name in table or name == "value"})
+    # Read as text and made numbers by NumPy: to the last digit under every version of pandas.
+    table = pd.read_csv(path, dtype=_TEXT | {"value": str, "sd": str}, keep_default_na=False)
+    for name in ("value", "sd"):
+        if name in table or name == "value":
+            table[name] = table[name].replace("", "nan").to_numpy(dtype=object).astype(np.float64)
+    return table
 
 
 def _as_text(document: Mapping[str, Any]) -> str:

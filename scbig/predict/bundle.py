@@ -21,6 +21,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from scbig.data.source import told_damage
+from scbig.data.text import portable
 from scbig.errors import InputError, some
 from scbig.files import atomic, digest, full, no_space
 from scbig.predict.cells import Cells
@@ -52,7 +53,7 @@ _CHUNK = 1 << 22
 def write_cells(path: Path, cells: Cells) -> None:
     """Control cells with their latents, genes and normalisation; the genes alone where there are no cells."""
     adata = ad.AnnData(cells.x0, obs=cells.obs, var=cells.var, obsm={"X_latent": cells.z0}, uns={"scbig": cells.about})
-    with atomic(path) as temporary:
+    with atomic(path) as temporary, portable():
         adata.write_h5ad(temporary, compression="gzip")
 
 

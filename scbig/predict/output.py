@@ -17,6 +17,7 @@ import zarr
 from jaxtyping import Float
 
 from scbig.console import Progress
+from scbig.data.text import portable
 from scbig.errors import InputError
 from scbig.files import atomic
 from scbig.predict.tiles import Chunk
@@ -114,8 +115,9 @@ def write(population: Population, path: str | os.PathLike) -> None:
     if Path(path).suffix not in (".h5ad", ".zarr"):
         raise InputError(f"{path} must end in .h5ad or .zarr")
     # AnnData's default for shards is about to change; none for the small arrays, said outright.
-    with atomic(path) as temporary, ad.settings.override(auto_shard_zarr_v3=False), _opened(temporary) as root:
-        _fill(root, population)
+    with atomic(path) as temporary, ad.settings.override(auto_shard_zarr_v3=False), portable():
+        with _opened(temporary) as root:
+            _fill(root, population)
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from scbig import config as configuration
 from scbig.anchor import Anchor
 from scbig.data.conditions import CONTROL
 from scbig.data.source import told_damage
-from scbig.data.store import Rows
+from scbig.data.store import Rows, index_on_disk
 from scbig.errors import InputError
 from scbig.predict import bundle
 from scbig.predict.cells import Cells, own, thinned
@@ -136,7 +136,7 @@ def _cells(run: Run, settings: ConfigDict, wanted: bool) -> Cells:
     with told_damage(str(path)):
         latents: Any = zarr.open_group(str(path), mode="r")
         z0 = _rows(latents["X"], chosen).astype(np.float32)
-        names = _rows(latents["obs"][latents["obs"].attrs["_index"]], chosen)
+        names = _rows(index_on_disk(latents["obs"]), chosen)
     obs = table.iloc[chosen].set_axis(pd.Index(names.astype(object)), axis=0)
     return Cells(obs, z0, x0, var, about)
 

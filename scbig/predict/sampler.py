@@ -200,7 +200,7 @@ class Predictor:
             for g in groups
         ]
         table = pd.DataFrame(rows)
-        text = [name for name in table if table[name].dtype == object]
+        text = [name for name in table if not pd.api.types.is_numeric_dtype(table[name])]
         table[text] = table[text].fillna("")
         return {"anchor": table.set_axis([str(i) for i in range(len(table))], axis=0)}
 

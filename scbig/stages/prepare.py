@@ -13,6 +13,7 @@ from scbig import data, modules, priors
 from scbig.console import say
 from scbig.data import large
 from scbig.data.store import Store
+from scbig.data.text import portable
 from scbig.errors import InputError
 from scbig.files import atomic
 from scbig.run import Run
@@ -38,7 +39,8 @@ def prepare(run: Run, settings: ConfigDict, remarks: dict) -> None:
             adata, split = large.prepare(settings, temporary)
         else:
             adata, split = data.prepare(None, settings)
-            adata.write_h5ad(temporary, compression="lzf")
+            with portable():
+                adata.write_h5ad(temporary, compression="lzf")
     for line in data.report_lines(adata):
         say(f"prepare: {line}")
     remarks["backend"] = backend

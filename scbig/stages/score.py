@@ -15,6 +15,7 @@ from scbig import baselines, data, evaluation, predict, training
 from scbig.console import say
 from scbig.data.conditions import CONTROL, genes_of
 from scbig.data.splits import Split
+from scbig.data.text import portable
 from scbig.errors import InputError
 from scbig.files import atomic
 from scbig.run import Run
@@ -50,7 +51,7 @@ def sample(run: Run, settings: ConfigDict, remarks: dict) -> None:
 
 def write_cells(cells: ad.AnnData, path: str | Path) -> None:
     """Writes cells in memory, whole or not at all."""
-    with atomic(path) as temporary:
+    with atomic(path) as temporary, portable():
         cells.write_h5ad(temporary, compression="lzf")
 
 

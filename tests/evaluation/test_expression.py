@@ -44,7 +44,8 @@ def test_rank_sum_is_scipys_on_sparse_and_dense_cells(kind, dtype):
     for k in range(5):
         a, b = cells[group == k].astype(float), control.astype(float)
         expected = stats.mannwhitneyu(a, b, method="asymptotic")
-        np.testing.assert_allclose(found.p[k], expected.pvalue, rtol=1e-10, atol=1e-14)
+        # Of values that are all alike scipy says 1, from 1.18 nothing.
+        np.testing.assert_allclose(found.p[k], np.nan_to_num(expected.pvalue, nan=1.0), rtol=1e-10, atol=1e-14)
         np.testing.assert_allclose(found.effect[k], expected.statistic / (len(a) * len(b)), rtol=1e-12)
     assert np.isnan(found.p[5]).all() and np.isnan(found.effect[5]).all()  # no cells
     assert (found.p[:5, 3] == 1).all() and (found.effect[:5, 4] == 0.5).all()
@@ -224,7 +225,7 @@ def test_tested_puts_the_parts_together():
     group = np.random.default_rng(0).integers(0, 3, 130)
     found = de.tested(sp.csr_matrix(x[60:]), group, 3, x[:60])
     p = stats.mannwhitneyu(x[60:][group == 1], x[:60], method="asymptotic").pvalue
-    np.testing.assert_allclose(found.fdr[1], stats.false_discovery_control(p))
+    np.testing.assert_allclose(found.fdr[1], stats.false_discovery_control(np.nan_to_num(p, nan=1.0)))
     with np.errstate(divide="ignore", invalid="ignore"):
         mean, base = (np.expm1(v.mean(axis=0)) for v in (x[60:][group == 1], x[:60]))
         np.testing.assert_allclose(found.lfc[1], np.nan_to_num(np.log2(mean / base), posinf=np.inf, neginf=-np.inf))

@@ -48,7 +48,7 @@ def start(folder, file, environment):
 def longer(tiny_config_file, tmp_path_factory):
     """The tiny configuration with training long enough to be caught at it."""
     file = tmp_path_factory.mktemp("longer") / "longer.py"
-    longer = "c.pretrain.epochs, c.pretrain.patience, c.flow.steps, c.flow.patience = 60, 0, 600, 0"
+    longer = "c.pretrain.epochs, c.pretrain.patience, c.flow.steps, c.flow.patience = 40, 0, 300, 0"
     # Without the pathway loss, which takes longest to compile and draws nothing at random.
     lines = ("from scbig import config", "", "", "def get_config():", f'    c = config.load("{tiny_config_file}")')
     file.write_text(

@@ -11,7 +11,10 @@ from scbig.evaluation import expression as de
 from scbig.evaluation import metrics as m
 from scbig.evaluation.calibration import calibrate
 
-pytestmark = pytest.mark.filterwarnings("ignore:the string cache has been replaced:DeprecationWarning")
+pytestmark = [  # of cell-eval's own under newer libraries
+    pytest.mark.filterwarnings("ignore:the string cache has been replaced:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:Constructing a Categorical with a dtype and values"),
+]
 
 GENES = [f"g{i}" for i in range(60)]
 SINGLES = [f"g{i}" for i in range(7)]

@@ -8,6 +8,7 @@ import pytest
 from scipy.sparse import csr_matrix
 
 from scbig import data
+from scbig.data.store import open_store
 from scbig.data.text import plain_text, portable
 
 
@@ -62,6 +63,17 @@ def test_memory_is_read_as_files_are():
 def test_plain_text_changes_nothing_else():
     table = pd.DataFrame({"a": [1.0, np.nan], "b": pd.Categorical(["x", None]), "c": [True, False]}, index=["u", "v"])
     pd.testing.assert_frame_equal(plain_text(table), table)
+
+
+def test_a_prepared_screen_that_was_written_again_with_nullable_text_is_opened(tiny_run, tmp_path):
+    adata = ad.read_h5ad(tiny_run / "prepared.h5ad")
+    names = adata.obs_names.tolist()
+    adata.obs_names = adata.obs_names.astype("string")
+    with ad.settings.override(allow_write_nullable_strings=True):
+        adata.write_h5ad(tmp_path / "prepared.h5ad")
+    assert encodings(tmp_path / "prepared.h5ad")["obs/_index"] == "nullable-string-array"
+    with open_store(tmp_path / "prepared.h5ad") as store:
+        assert list(store.names()) == names and list(store.obs["condition"]) == list(adata.obs["condition"])
 
 
 def test_what_a_run_writes_is_plain(tiny_run):

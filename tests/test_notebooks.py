@@ -83,7 +83,7 @@ assert set(account.index) == set(unseen) == set(cells.obs["condition"]) and set(
 assert not FOLDER.exists()
 """,
     "07_judging_predictions": """
-assert len(told) == 5 and all(text.startswith("predictions 'ours'") for text in told.values()), told
+assert len(told) == 6 and all(text.startswith("predictions 'ours'") for text in told.values()), told
 assert set(some.excluded.query("method == 'ours'")["condition"]) >= {test[0], test[1]}
 assert abs(scores.value("ours", "pearson_delta") - again.value("ours", "pearson_delta")) < 1e-6
 assert {"ours", "additive", "control", "mean", "shuffled"} <= set(scores.methods) and gap.n == len(test)

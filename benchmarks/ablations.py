@@ -55,7 +55,8 @@ def main() -> None:
         f"The whole command, processes and compilation included; runs that share a stage make it once. "
         f"Together {total / 60:.0f} minutes for {sum(each['runs'] for each in record.values())} runs."
     ]
-    write(given.out, "A quick look at each ablation", "python -m benchmarks.ablations", rows, notes, record)
+    command = " ".join(["python -m benchmarks.ablations", *(("--only", *given.only) if given.only else ())])
+    write(given.out, "A quick look at each ablation", command, rows, notes, record)
 
 
 if __name__ == "__main__":

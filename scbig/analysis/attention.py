@@ -121,8 +121,8 @@ def report(view: View, ask: Ask) -> Section:
     agreed = shift.agreement(real, predicted, real_draws, draws)
     agreed.insert(2, "part", [_part(view, *key) for key in zip(agreed["condition"], agreed["context"], strict=True)])
     # An empty table has no types of columns to agree on.
-    both = [each for each in (real.assign(cells="real"), predicted.assign(cells="predicted")) if len(each)]
-    table = pd.concat(both, ignore_index=True)
+    both = real.assign(cells="real"), predicted.assign(cells="predicted")
+    table = pd.concat([each for each in both if len(each)] or both, ignore_index=True)
     table.insert(2, "part", [_part(view, *key) for key in zip(table["condition"], table["context"], strict=True)])
     table.insert(3, "cells", table.pop("cells"))
     table.insert(table.columns.get_loc("module") + 1, "label", [names[k] for k in table["module"]])

@@ -26,11 +26,10 @@ from scbig.console import say, table
 from scbig.data import splits
 from scbig.data.conditions import CONTROL, genes_of
 from scbig.data.splits import Split
-from scbig.data.text import portable
 from scbig.errors import InputError, some
 from scbig.files import atomic
 from scbig.run import Run
-from scbig.stages.score import read_judged
+from scbig.stages.score import read_judged, write_cells
 from scbig.training.assemble import load_autoencoder
 
 __all__ = ["EMBEDDING_FILES", "Task", "fit_baselines", "next_command", "plan", "read_embeddings"]
@@ -339,8 +338,7 @@ def _one(
     told = adata.uns["scbig"]
     predicted.uns["scbig"] |= {k: told[k] for k in ("normalization", "target_sum") if k in told}
     predicted.uns["scbig"]["split_sha256"] = split.sha256
-    with portable():
-        predicted.write_h5ad(folder / f"{name}.h5ad", compression="lzf")
+    write_cells(predicted, folder / f"{name}.h5ad")
     if model.study:
         pd.DataFrame(model.study).to_csv(folder / f"{name}_study.csv", index=False)
     seconds = time.monotonic() - start
